@@ -1,0 +1,24 @@
+/**
+ * Branded identifiers: two letters that name the kind, then 32 hex digits, as existing apps expect.
+ * Not a registry: whether a sid exists is the store's to say.
+ */
+import type { Clock } from './clock.ts';
+
+declare const tag: unique symbol;
+
+export type SidPrefix = 'AC' | 'AP' | 'CA' | 'NO' | 'PN' | 'RE' | 'TK' | 'SK';
+export type Sid<P extends SidPrefix> = string & { readonly [tag]: P };
+export type AccountSid = Sid<'AC'>;
+export type ApplicationSid = Sid<'AP'>;
+export type CallSid = Sid<'CA'>;
+export type RecordingSid = Sid<'RE'>;
+export type NumberSid = Sid<'PN'>;
+export type TrunkSid = Sid<'TK'>;
+
+export function newSid<P extends SidPrefix>(prefix: P, clock: Clock): Sid<P> {
+  return `${prefix}${clock.randomHex(16)}` as Sid<P>;
+}
+
+export function isSid<P extends SidPrefix>(prefix: P, text: string): text is Sid<P> {
+  return text.length === 34 && text.startsWith(prefix) && /^[0-9a-fA-F]{32}$/.test(text.slice(2));
+}
