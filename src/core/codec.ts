@@ -19,10 +19,38 @@ export interface CodecRow {
 }
 
 export const CODECS = {
-  PCMU: { encoding: 'PCMU', clockRateHz: 8000, sampleRateHz: 8000, rtpmapChannels: 1, payloadType: 0, nativeId: 0 },
-  PCMA: { encoding: 'PCMA', clockRateHz: 8000, sampleRateHz: 8000, rtpmapChannels: 1, payloadType: 8, nativeId: 1 },
-  G722: { encoding: 'G722', clockRateHz: 8000, sampleRateHz: 16000, rtpmapChannels: 1, payloadType: 9, nativeId: 2 },
-  opus: { encoding: 'opus', clockRateHz: 48000, sampleRateHz: 48000, rtpmapChannels: 2, payloadType: 96, nativeId: 3 },
+  PCMU: {
+    encoding: 'PCMU',
+    clockRateHz: 8000,
+    sampleRateHz: 8000,
+    rtpmapChannels: 1,
+    payloadType: 0,
+    nativeId: 0,
+  },
+  PCMA: {
+    encoding: 'PCMA',
+    clockRateHz: 8000,
+    sampleRateHz: 8000,
+    rtpmapChannels: 1,
+    payloadType: 8,
+    nativeId: 1,
+  },
+  G722: {
+    encoding: 'G722',
+    clockRateHz: 8000,
+    sampleRateHz: 16000,
+    rtpmapChannels: 1,
+    payloadType: 9,
+    nativeId: 2,
+  },
+  opus: {
+    encoding: 'opus',
+    clockRateHz: 48000,
+    sampleRateHz: 48000,
+    rtpmapChannels: 2,
+    payloadType: 96,
+    nativeId: 3,
+  },
 } as const satisfies Record<string, CodecRow>;
 
 export type CodecName = keyof typeof CODECS;

@@ -18,7 +18,12 @@ export interface Log {
 
 export function createLog(options: { level: LogLevel; destination?: number }): Log {
   return pino(
-    { level: options.level, base: null, messageKey: 'msg', timestamp: pino.stdTimeFunctions.isoTime },
+    {
+      level: options.level,
+      base: null,
+      messageKey: 'msg',
+      timestamp: pino.stdTimeFunctions.isoTime,
+    },
     pino.destination({ dest: options.destination ?? 1, sync: true }),
   );
 }
