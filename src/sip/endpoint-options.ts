@@ -1,0 +1,72 @@
+/**
+ * What an endpoint is made with: the policy it asks, its bounds and their defaults, and what a call
+ * is made with.
+ */
+import type { Clock } from '../core/clock.ts';
+import type { ErrorCode } from '../core/errors.ts';
+import type { Log } from '../core/log.ts';
+import type { Metrics } from '../core/metrics.ts';
+import type { AuthVerdict, Credentials } from './challenge.ts';
+import type { SipLimits } from './limits.ts';
+import type { TransactionTimers } from './machine.ts';
+import type { HeaderField, SipMessage } from './message.ts';
+import type { ListenSpec, PeerAddress } from './peer.ts';
+import type { Resolver } from './resolver.ts';
+import type { SessionOptions } from './session-report.ts';
+import type { Sockets } from './sockets.ts';
+import type { TransportOptions } from './transport.ts';
+
+/** What the gateway decides about requests and peers. Each is asked before any state is made. */
+export interface EndpointPolicy {
+  /** An out-of-dialog request: null lets it in, a code refuses it. */
+  admit?(request: SipMessage, source: PeerAddress): ErrorCode | null;
+  /** An INVITE that was admitted: whether its sender has to prove who they are. */
+  authenticate?(request: SipMessage, source: PeerAddress): AuthVerdict;
+  /** A peer we know by address: no rate limits, no connection caps. */
+  trusts?(address: string): boolean;
+  /** Whether a request may be sent to an address. */
+  allowAddress?(address: string): boolean;
+}
+
+export interface EndpointBounds {
+  readonly sessionsMax: number;
+  readonly clientTransactionsMax: number;
+  readonly serverTransactionsMax: number;
+  /** Told to who is refused for load or drain, in Retry-After. */
+  readonly retryAfterSeconds: number;
+}
+
+export const DEFAULT_BOUNDS: EndpointBounds = {
+  sessionsMax: 20_000,
+  clientTransactionsMax: 100_000,
+  serverTransactionsMax: 100_000,
+  retryAfterSeconds: 10,
+};
+
+export interface EndpointOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly listen: readonly ListenSpec[];
+  readonly userAgent: string;
+  readonly sockets?: Sockets;
+  readonly resolver?: Resolver;
+  readonly policy?: EndpointPolicy;
+  readonly timers?: Partial<TransactionTimers>;
+  readonly transport?: Partial<TransportOptions>;
+  readonly session?: Partial<SessionOptions>;
+  readonly bounds?: Partial<EndpointBounds>;
+  readonly limits?: SipLimits;
+}
+
+export interface OutgoingInvite {
+  readonly uri: string;
+  readonly from: { readonly uri: string; readonly display?: string };
+  readonly to?: { readonly uri: string };
+  readonly headers?: readonly HeaderField[];
+  readonly sdp: string;
+  readonly credentials?: Credentials;
+  /** Skips resolution: a trunk's gateway. */
+  readonly target?: PeerAddress;
+  readonly ringTimeoutMs?: number;
+}

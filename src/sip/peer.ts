@@ -1,0 +1,72 @@
+/**
+ * Addresses and ways: how the parts of the stack name a peer, one of our listeners, where a message
+ * came from and where its answer goes. Plain types, no behaviour.
+ */
+
+export interface PeerAddress {
+  readonly transport: 'udp' | 'tcp' | 'tls' | 'ws' | 'wss';
+  readonly address: string;
+  readonly port: number;
+}
+
+export interface ListenSpec {
+  readonly transport: 'udp' | 'tcp';
+  readonly address: string;
+  readonly port: number;
+  /** What Via and Contact say instead of the listen address: the public name behind a NAT. */
+  readonly advertise?: { readonly host: string; readonly port?: number };
+}
+
+/** One of our listeners, as others see it. */
+export interface Local {
+  readonly transport: 'udp' | 'tcp';
+  readonly address: string;
+  readonly port: number;
+  /** `host:port` for Via and Contact. */
+  readonly sentBy: string;
+}
+
+/** Told when a message could not be sent; never from within `send`. */
+export interface SendOutcome {
+  sendFailed(problem: string): void;
+}
+
+/** A stream connection, as others than its owner see it. */
+export interface Wire {
+  readonly isClosed: boolean;
+  send(text: string, outcome: SendOutcome | null): void;
+}
+
+/** Where a message came from, and on what. */
+export interface Source extends PeerAddress {
+  readonly local: Local;
+  readonly connection: Wire | null;
+}
+
+/** Where the responses to one request go. */
+export interface ReturnPath extends PeerAddress {
+  readonly local: Local;
+  readonly connection: Wire | null;
+  /** For when the connection is gone (RFC 3261 §18.2.2): the port that Via names. */
+  readonly sentByPort: number;
+}
+
+/** A way out: where to, and from which of our listeners. */
+export interface Hop {
+  readonly peer: PeerAddress;
+  readonly local: Local;
+}
+
+export interface TraceMessage {
+  readonly atMs: number;
+  readonly direction: 'in' | 'out';
+  readonly callId: string;
+  readonly peer: PeerAddress;
+  readonly firstLine: string;
+  readonly bytes: number;
+  readonly retransmission: boolean;
+}
+
+export function isSamePeer(a: PeerAddress, b: PeerAddress): boolean {
+  return a.transport === b.transport && a.address === b.address && a.port === b.port;
+}
