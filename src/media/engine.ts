@@ -1,0 +1,289 @@
+/**
+ * The gateway's side of the media plane: gives out ports, picks the worker that carries each, and
+ * brings ports back after either process died. When a worker dies its ports are made again, on the
+ * same UDP ports, in the worker that takes its slot; when the gateway dies its successor adopts
+ * the ports from their records.
+ *
+ * No media passes here, and nothing here knows what a call is.
+ */
+import type { Clock } from '../core/clock.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
+import type { Log } from '../core/log.ts';
+import type { Metrics } from '../core/metrics.ts';
+import { newSsrc, Port, type PortHost, type PortRecord, type PortRef } from './port.ts';
+import type { Attached, PortEventMessage } from './protocol.ts';
+import { type LiveWorker, SLOTS_MAX, type Supervisor } from './supervisor.ts';
+
+export type { PortSettings, PortStats } from './binding.ts';
+export type { Port, PortRecord, PortRef } from './port.ts';
+export type { PlayRequest, PlaySource, RecordRequest } from './protocol.ts';
+
+export interface MediaEngineOptions {
+  /** Ports of one worker; above it new calls are refused, live ones keep their quality. */
+  readonly portsPerWorkerMax: number;
+  /** A closing port waits so long for its recorders. */
+  readonly closeTimeoutMs: number;
+  /** A port whose worker died is given up when no other took over in time. */
+  readonly restoreTimeoutMs: number;
+  /** Worker deaths a port may live through: one that kills its worker again and again is lost. */
+  readonly restoresMax: number;
+}
+
+export const DEFAULT_MEDIA_ENGINE_OPTIONS: MediaEngineOptions = {
+  portsPerWorkerMax: 4_000,
+  closeTimeoutMs: 2_000,
+  restoreTimeoutMs: 10_000,
+  restoresMax: 3,
+};
+
+export interface PortRequest {
+  readonly rtcpMux: boolean;
+  /** Beside this port, so that the two can be bridged. */
+  readonly near?: PortRef;
+  /** Local address; by default that of `media.address`. */
+  readonly address?: string;
+}
+
+export class MediaEngine {
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #supervisor: Supervisor;
+  readonly #options: MediaEngineOptions;
+  readonly #address: string;
+  /** By every name a port has had. */
+  readonly #ports = new Map<string, Port>();
+  readonly #live = new Set<Port>();
+  /** Names by worker, kept by `name` and `forget` so that no choice has to count. */
+  readonly #loads = new Map<number, number>();
+  /** Ports asked for and not made yet, by worker. */
+  readonly #asked = new Map<number, number>();
+  readonly #host: PortHost;
+
+  constructor(parts: {
+    clock: Clock;
+    log: Log;
+    metrics: Metrics;
+    supervisor: Supervisor;
+    /** `media.address`. */
+    address: string;
+    options: MediaEngineOptions;
+  }) {
+    this.#clock = parts.clock;
+    this.#log = parts.log;
+    this.#supervisor = parts.supervisor;
+    this.#options = parts.options;
+    this.#address = parts.address;
+    this.#host = this.#makeHost(parts.metrics);
+    this.#supervisor.on('up', (worker) => this.#up(worker));
+    this.#supervisor.on('down', (worker) => this.#down(worker));
+    this.#supervisor.on('parked', (slot) => this.#parked(slot));
+  }
+
+  /** Ports in use. */
+  get size(): number {
+    return this.#live.size;
+  }
+
+  start(): Promise<void> {
+    return this.#supervisor.start();
+  }
+
+  async createPort(request: PortRequest): Promise<Port> {
+    const near = request.near === undefined ? null : this.#ports.get(key(request.near));
+    if (near === undefined) throw unavailable('the port to be near to is gone');
+    await near?.settled();
+    const worker = near === null ? this.#leastLoaded() : near.worker;
+    const load = this.#load(worker);
+    if (load >= this.#options.portsPerWorkerMax) {
+      throw new GatewayError('OVERLOADED', { limit: 'media.portsPerWorkerMax' });
+    }
+    const address = request.address ?? this.#address;
+    const { rtcpMux } = request;
+    const ssrc = newSsrc(this.#clock);
+    this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 0) + 1);
+    try {
+      const made = await worker.client.request('createPort', { address, rtcpMux, ssrc });
+      const { rtpPort, rtcpPort } = made;
+      const ref = { worker: worker.id, handle: made.handle };
+      const plain = { ref, address, rtcpMux, rtpPort, rtcpPort, ssrc };
+      return this.#add(worker, { ...plain, settings: null, peer: null });
+    } finally {
+      this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 1) - 1);
+    }
+  }
+
+  /**
+   * Takes back a port of an earlier gateway: from the worker that still carries it, with what it
+   * missed, or made again on the same UDP port (`moved`), or not at all (`lost`). Events come in a
+   * later turn of the event loop: add listeners in the one that gets the port.
+   */
+  async adoptPort(record: PortRecord): Promise<Port> {
+    const alive = this.#supervisor.live.find((worker) => worker.id === record.ref.worker);
+    const attached = alive === undefined ? null : await this.#attach(alive, record.ref);
+    if (alive !== undefined && attached !== null) {
+      const { missed, plays: _, recordings: __, ...known } = attached;
+      const port = this.#add(alive, { ...record, ...known });
+      port.takeLater(missed);
+      this.#rebridge(port, record.peer);
+      return port;
+    }
+    // Its slot tells whose share of the ports it was.
+    const slot = record.ref.worker % SLOTS_MAX;
+    const heir = this.#supervisor.live.find((worker) => worker.slot === slot);
+    const port = this.#add(heir ?? this.#leastLoaded(), record);
+    port.workerDown();
+    if (heir === undefined) port.lose();
+    else await this.#restore(port, heir);
+    this.#rebridge(port, record.peer);
+    if (port.state === 'live')
+      port.rejoin().catch((thrown) => this.#failed('bridge', asGatewayError(thrown)));
+    return port;
+  }
+
+  /** Closes what earlier gateways left in adopted workers and nobody took back. */
+  async closeUnclaimed(): Promise<number> {
+    let closed = 0;
+    for (const { id, client, isAdopted } of this.#supervisor.live) {
+      if (!isAdopted) continue;
+      const { ports } = await client.request('list', {});
+      const unclaimed = ports.filter((handle) => !this.#ports.has(key({ worker: id, handle })));
+      closed += unclaimed.length;
+      await Promise.all(unclaimed.map((port) => client.request('closePort', { port })));
+    }
+    return closed;
+  }
+
+  /** `leaveWorkers`: ports go on without us, for the next gateway to adopt. Idempotent. */
+  async close(options: { leaveWorkers: boolean } = { leaveWorkers: false }): Promise<void> {
+    if (!options.leaveWorkers) await Promise.all([...this.#live].map((port) => port.close()));
+    await this.#supervisor.close(options);
+  }
+
+  // --- Workers that come and go -------------------------------------------------------------------
+
+  #up(worker: LiveWorker): void {
+    worker.client.on('events', (events) => this.#dispatch(worker, events));
+    const waiting = [...this.#live].filter(
+      (port) => port.state === 'restoring' && port.worker.slot === worker.slot,
+    );
+    if (waiting.length === 0) return;
+    const startedMs = this.#clock.monotonicMs();
+    Promise.all(waiting.map((port) => this.#restore(port, worker)))
+      .then(() => Promise.all(waiting.map((port) => port.rejoin())))
+      .then(() => {
+        const tookMs = Math.round(this.#clock.monotonicMs() - startedMs);
+        const restored = waiting.filter((port) => port.state === 'live').length;
+        const fields = { slot: worker.slot, ports: waiting.length, restored, tookMs };
+        this.#log.warn(fields, 'ports made again');
+      })
+      .catch((thrown) => this.#failed('restore', asGatewayError(thrown)));
+  }
+
+  #down(worker: LiveWorker): void {
+    for (const port of this.#live) if (port.worker.id === worker.id) port.workerDown();
+    this.#asked.delete(worker.id);
+  }
+
+  #parked(slot: number): void {
+    for (const port of this.#live) if (port.worker.slot === slot) port.lose();
+  }
+
+  async #restore(port: Port, worker: LiveWorker): Promise<void> {
+    try {
+      await port.restore(worker);
+    } catch (thrown) {
+      this.#failed('restore', asGatewayError(thrown));
+      // When the worker died again over it the port waits for the next one.
+      if (!worker.client.isClosed) port.lose();
+    }
+  }
+
+  async #attach(worker: LiveWorker, ref: PortRef): Promise<Attached | null> {
+    try {
+      return await worker.client.request('attach', { port: ref.handle });
+    } catch (thrown) {
+      this.#failed('attach', asGatewayError(thrown));
+      return null;
+    }
+  }
+
+  #dispatch(worker: LiveWorker, events: readonly PortEventMessage[]): void {
+    for (const { port: handle, event } of events) {
+      this.#ports.get(key({ worker: worker.id, handle }))?.take(event);
+    }
+  }
+
+  // --- Ports --------------------------------------------------------------------------------------
+
+  #add(worker: LiveWorker, record: PortRecord): Port {
+    const port = new Port({ host: this.#host, worker, record });
+    this.#live.add(port);
+    return port;
+  }
+
+  /** A bridge of the record: the end that is adopted second finds the first. */
+  #rebridge(port: Port, peer: PortRef | null): void {
+    const other = peer === null ? undefined : this.#ports.get(key(peer));
+    if (other !== undefined && port.state === 'live') port.adoptPeer(other);
+  }
+
+  #leastLoaded(): LiveWorker {
+    let best: LiveWorker | null = null;
+    for (const worker of this.#supervisor.live) {
+      if (best === null || this.#load(worker) < this.#load(best)) best = worker;
+    }
+    if (best !== null) return best;
+    throw unavailable('none is up');
+  }
+
+  #load(worker: LiveWorker): number {
+    return (this.#loads.get(worker.id) ?? 0) + (this.#asked.get(worker.id) ?? 0);
+  }
+
+  #makeHost(metrics: Metrics): PortHost {
+    const restored = metrics.counter(
+      'media_ports_after_worker_death_total',
+      'Ports whose worker died, by what became of them',
+      ['outcome'],
+    );
+    metrics.gauge('media_ports', 'RTP ports in use', () => this.#live.size);
+    metrics.gauge('media_workers', 'Media workers up', () => this.#supervisor.live.length);
+    const { closeTimeoutMs, restoreTimeoutMs, restoresMax } = this.#options;
+    const add = (ref: PortRef, count: number): void => {
+      const load = (this.#loads.get(ref.worker) ?? 0) + count;
+      if (load > 0) this.#loads.set(ref.worker, load);
+      else this.#loads.delete(ref.worker);
+    };
+    return {
+      clock: this.#clock,
+      closeTimeoutMs,
+      restoreTimeoutMs,
+      restoresMax,
+      find: (ref) => this.#ports.get(key(ref)),
+      name: (ref, port) => {
+        this.#ports.set(key(ref), port);
+        add(ref, 1);
+      },
+      forget: (port, names) => {
+        this.#live.delete(port);
+        for (const ref of names) {
+          this.#ports.delete(key(ref));
+          add(ref, -1);
+        }
+      },
+      count: (outcome) => restored.inc({ outcome }),
+    };
+  }
+
+  #failed(what: string, error: GatewayError): void {
+    this.#log.warn({ what, code: error.code, problem: error.message }, 'media port trouble');
+  }
+}
+
+function key(ref: PortRef): string {
+  return `${ref.worker}:${ref.handle}`;
+}
+
+function unavailable(problem: string): GatewayError {
+  return new GatewayError('MEDIA_UNAVAILABLE', { problem });
+}
