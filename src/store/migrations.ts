@@ -1,0 +1,209 @@
+/**
+ * The schema's history: ordered steps, each run once and in its own transaction, and the version
+ * table that says which have run. Not the present shape in one place: that is `schema`. A step
+ * that was released is never edited; a change is a new step.
+ *
+ * Portable on purpose: text, bigint and integer columns, no database's own types or clauses, so
+ * that the same steps make a SQLite file and a PostgreSQL database.
+ */
+import type { CreateTableBuilder, Kysely } from 'kysely';
+import type { Clock } from '../core/clock.ts';
+import { GatewayError } from '../core/errors.ts';
+import type { SqlSchema } from './schema.ts';
+
+export interface Migration {
+  /** 1, 2, 3 … without gaps. */
+  readonly version: number;
+  readonly name: string;
+  up(db: Kysely<SqlSchema>): Promise<void>;
+}
+
+type Columns = CreateTableBuilder<string, string>;
+
+function resourceTable(db: Kysely<SqlSchema>, name: string): Columns {
+  return db.schema
+    .createTable(name)
+    .addColumn('sid', 'text', (column) => column.primaryKey())
+    .addColumn('account_sid', 'text', (column) => column.notNull().references('accounts.sid'))
+    .addColumn('date_created_ms', 'bigint', (column) => column.notNull())
+    .addColumn('date_updated_ms', 'bigint', (column) => column.notNull());
+}
+
+function voiceColumns(table: Columns): Columns {
+  return table
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('voice_url', 'text')
+    .addColumn('voice_method', 'text', (column) => column.notNull())
+    .addColumn('voice_fallback_url', 'text')
+    .addColumn('voice_fallback_method', 'text', (column) => column.notNull())
+    .addColumn('status_callback', 'text')
+    .addColumn('status_callback_method', 'text', (column) => column.notNull())
+    .addColumn('voice_caller_id_lookup', 'integer', (column) => column.notNull());
+}
+
+async function configurationTables(db: Kysely<SqlSchema>): Promise<void> {
+  await db.schema
+    .createTable('accounts')
+    .addColumn('sid', 'text', (column) => column.primaryKey())
+    .addColumn('auth_token', 'text', (column) => column.notNull())
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('status', 'text', (column) => column.notNull())
+    .addColumn('date_created_ms', 'bigint', (column) => column.notNull())
+    .addColumn('date_updated_ms', 'bigint', (column) => column.notNull())
+    .execute();
+  await voiceColumns(resourceTable(db, 'applications')).execute();
+  await resourceTable(db, 'trunks')
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('enabled', 'integer', (column) => column.notNull())
+    .addColumn('gateways', 'text', (column) => column.notNull())
+    .addColumn('username', 'text')
+    .addColumn('password', 'text')
+    .addColumn('realm', 'text')
+    .addColumn('inbound_addresses', 'text', (column) => column.notNull())
+    .addColumn('number_patterns', 'text', (column) => column.notNull())
+    .execute();
+  await voiceColumns(resourceTable(db, 'numbers'))
+    // Two accounts cannot both be called on one number.
+    .addColumn('phone_number', 'text', (column) => column.notNull().unique())
+    .addColumn('voice_application_sid', 'text', (column) =>
+      column.references('applications.sid').onDelete('set null'),
+    )
+    .addColumn('trunk_sid', 'text', (column) =>
+      column.references('trunks.sid').onDelete('set null'),
+    )
+    .execute();
+}
+
+async function recordTables(db: Kysely<SqlSchema>): Promise<void> {
+  await resourceTable(db, 'calls')
+    .addColumn('parent_call_sid', 'text')
+    .addColumn('to', 'text', (column) => column.notNull())
+    .addColumn('from', 'text', (column) => column.notNull())
+    .addColumn('status', 'text', (column) => column.notNull())
+    .addColumn('direction', 'text', (column) => column.notNull())
+    .addColumn('phone_number_sid', 'text')
+    .addColumn('trunk_sid', 'text')
+    .addColumn('group_sid', 'text')
+    .addColumn('answered_by', 'text')
+    .addColumn('forwarded_from', 'text')
+    .addColumn('caller_name', 'text')
+    .addColumn('queue_time_ms', 'bigint', (column) => column.notNull())
+    .addColumn('start_ms', 'bigint')
+    .addColumn('answer_ms', 'bigint')
+    .addColumn('end_ms', 'bigint')
+    .addColumn('duration_s', 'integer')
+    .addColumn('end_code', 'text')
+    .addColumn('end_fault', 'text')
+    .addColumn('sip_status', 'integer')
+    .execute();
+  // No reference to calls: a trace line may be queued before the call's row, and prune is explicit.
+  await db.schema
+    .createTable('call_events')
+    .addColumn('call_sid', 'text', (column) => column.notNull())
+    .addColumn('account_sid', 'text', (column) => column.notNull().references('accounts.sid'))
+    .addColumn('seq', 'integer', (column) => column.notNull())
+    .addColumn('at_ms', 'bigint', (column) => column.notNull())
+    .addColumn('kind', 'text', (column) => column.notNull())
+    .addColumn('data', 'text', (column) => column.notNull())
+    .addPrimaryKeyConstraint('call_events_key', ['call_sid', 'seq'])
+    .execute();
+  await resourceTable(db, 'recordings')
+    .addColumn('call_sid', 'text', (column) => column.notNull())
+    .addColumn('status', 'text', (column) => column.notNull())
+    .addColumn('source', 'text', (column) => column.notNull())
+    .addColumn('track', 'text', (column) => column.notNull())
+    .addColumn('channels', 'integer', (column) => column.notNull())
+    .addColumn('start_ms', 'bigint')
+    .addColumn('duration_s', 'integer')
+    .addColumn('error_code', 'integer')
+    .addColumn('path', 'text', (column) => column.notNull())
+    .execute();
+  await resourceTable(db, 'notifications')
+    .addColumn('call_sid', 'text')
+    .addColumn('level', 'text', (column) => column.notNull())
+    .addColumn('error_code', 'integer', (column) => column.notNull())
+    .addColumn('message_text', 'text', (column) => column.notNull())
+    .addColumn('message_ms', 'bigint', (column) => column.notNull())
+    .addColumn('request_url', 'text')
+    .addColumn('request_method', 'text')
+    .addColumn('request_variables', 'text')
+    .addColumn('response_headers', 'text')
+    .addColumn('response_body', 'text')
+    .execute();
+}
+
+/** Each list is one range of one index: an account's rows, newest first. */
+async function indexes(db: Kysely<SqlSchema>): Promise<void> {
+  for (const table of [
+    'applications',
+    'numbers',
+    'trunks',
+    'calls',
+    'recordings',
+    'notifications',
+  ]) {
+    await db.schema
+      .createIndex(`${table}_by_account`)
+      .on(table)
+      .columns(['account_sid', 'date_created_ms', 'sid'])
+      .execute();
+  }
+  await db.schema.createIndex('calls_by_age').on('calls').column('date_created_ms').execute();
+  for (const [table, column] of [
+    ['calls', 'parent_call_sid'],
+    ['recordings', 'call_sid'],
+    ['notifications', 'call_sid'],
+  ] as const) {
+    await db.schema.createIndex(`${table}_by_call`).on(table).column(column).execute();
+  }
+}
+
+export const MIGRATIONS: readonly Migration[] = [
+  {
+    version: 1,
+    name: 'accounts, configuration, records of calls',
+    async up(db) {
+      await configurationTables(db);
+      await recordTables(db);
+      await indexes(db);
+    },
+  },
+];
+
+/** Brings the database to the newest known version; refuses one that is newer still. */
+export async function migrate(o: {
+  db: Kysely<SqlSchema>;
+  clock: Clock;
+  migrations?: readonly Migration[];
+}): Promise<void> {
+  const migrations = o.migrations ?? MIGRATIONS;
+  await o.db.schema
+    .createTable('schema_versions')
+    .ifNotExists()
+    .addColumn('version', 'integer', (column) => column.primaryKey())
+    .addColumn('name', 'text', (column) => column.notNull())
+    .addColumn('applied_ms', 'bigint', (column) => column.notNull())
+    .execute();
+  const known = migrations.at(-1)?.version ?? 0;
+  const found = await version(o.db);
+  if (found > known) throw new GatewayError('STORE_NEWER', { found, known });
+  for (const step of migrations) {
+    if (step.version <= found) continue;
+    await o.db.transaction().execute(async (transaction) => {
+      await step.up(transaction);
+      // Last, and under the primary key: of two processes that migrate at once, one is refused.
+      await transaction
+        .insertInto('schema_versions')
+        .values({ version: step.version, name: step.name, applied_ms: o.clock.nowMs() })
+        .execute();
+    });
+  }
+}
+
+async function version(db: Kysely<SqlSchema>): Promise<number> {
+  const row = await db
+    .selectFrom('schema_versions')
+    .select((expression) => expression.fn.max('version').as('version'))
+    .executeTakeFirst();
+  return Number(row?.version ?? 0);
+}

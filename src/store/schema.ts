@@ -1,0 +1,221 @@
+/**
+ * How a row lies in SQL: for each table its fields and their kinds, and the two functions that
+ * turn a row into columns and back. One description serves every database, because it uses only
+ * what all have: text, numbers and null (no booleans or dates in SQLite; PostgreSQL gives 64-bit
+ * integers as text). A column is the field's name in snake case.
+ */
+import { Secret } from '../core/log.ts';
+import type {
+  AccountRow,
+  ApplicationRow,
+  CallEventRow,
+  CallRow,
+  Json,
+  NotificationRow,
+  NumberRow,
+  RecordingRow,
+  TrunkRow,
+  VoiceSettings,
+} from './store.ts';
+
+export type SqlValue = string | number | null;
+export type SqlRow = Record<string, SqlValue>;
+/** Tables and columns are named by the specs below, so the compiler has no list of them. */
+export type SqlSchema = Record<string, SqlRow>;
+
+export type FieldKind = 'text' | 'number' | 'boolean' | 'json' | 'secret';
+export type FieldValue = Json | Secret;
+/** A row whose every field can be kept. */
+export type Fields<Row> = { readonly [F in keyof Row]: FieldValue };
+
+export interface TableSpec<Row> {
+  readonly name: string;
+  /** Primary key. */
+  readonly key: readonly (keyof Row & string)[];
+  /** The field that says whose row it is; no read of an account goes without it. */
+  readonly tenant: keyof Row & string;
+  readonly fields: { readonly [F in keyof Row]-?: FieldKind };
+}
+
+const DATES = { dateCreatedMs: 'number', dateUpdatedMs: 'number' } as const;
+const RESOURCE = { sid: 'text', accountSid: 'text', ...DATES } as const;
+const VOICE = {
+  voiceUrl: 'text',
+  voiceMethod: 'text',
+  voiceFallbackUrl: 'text',
+  voiceFallbackMethod: 'text',
+  statusCallback: 'text',
+  statusCallbackMethod: 'text',
+  voiceCallerIdLookup: 'boolean',
+} as const satisfies Record<keyof VoiceSettings, FieldKind>;
+
+export const ACCOUNTS: TableSpec<AccountRow> = {
+  name: 'accounts',
+  key: ['sid'],
+  tenant: 'sid',
+  fields: { sid: 'text', authToken: 'secret', friendlyName: 'text', status: 'text', ...DATES },
+};
+
+export const APPLICATIONS: TableSpec<ApplicationRow> = {
+  name: 'applications',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: { ...RESOURCE, ...VOICE, friendlyName: 'text' },
+};
+
+export const NUMBERS: TableSpec<NumberRow> = {
+  name: 'numbers',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    ...VOICE,
+    friendlyName: 'text',
+    phoneNumber: 'text',
+    voiceApplicationSid: 'text',
+    trunkSid: 'text',
+  },
+};
+
+export const TRUNKS: TableSpec<TrunkRow> = {
+  name: 'trunks',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    friendlyName: 'text',
+    enabled: 'boolean',
+    gateways: 'json',
+    username: 'text',
+    password: 'secret',
+    realm: 'text',
+    inboundAddresses: 'json',
+    numberPatterns: 'json',
+  },
+};
+
+export const CALLS: TableSpec<CallRow> = {
+  name: 'calls',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    parentCallSid: 'text',
+    to: 'text',
+    from: 'text',
+    status: 'text',
+    direction: 'text',
+    phoneNumberSid: 'text',
+    trunkSid: 'text',
+    groupSid: 'text',
+    answeredBy: 'text',
+    forwardedFrom: 'text',
+    callerName: 'text',
+    queueTimeMs: 'number',
+    startMs: 'number',
+    answerMs: 'number',
+    endMs: 'number',
+    durationS: 'number',
+    endCode: 'text',
+    endFault: 'text',
+    sipStatus: 'number',
+  },
+};
+
+export const CALL_EVENTS: TableSpec<CallEventRow> = {
+  name: 'call_events',
+  key: ['callSid', 'seq'],
+  tenant: 'accountSid',
+  fields: {
+    callSid: 'text',
+    accountSid: 'text',
+    seq: 'number',
+    atMs: 'number',
+    kind: 'text',
+    data: 'json',
+  },
+};
+
+export const RECORDINGS: TableSpec<RecordingRow> = {
+  name: 'recordings',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    callSid: 'text',
+    status: 'text',
+    source: 'text',
+    track: 'text',
+    channels: 'number',
+    startMs: 'number',
+    durationS: 'number',
+    errorCode: 'number',
+    path: 'text',
+  },
+};
+
+export const NOTIFICATIONS: TableSpec<NotificationRow> = {
+  name: 'notifications',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    callSid: 'text',
+    level: 'text',
+    errorCode: 'number',
+    messageText: 'text',
+    messageMs: 'number',
+    requestUrl: 'text',
+    requestMethod: 'text',
+    requestVariables: 'text',
+    responseHeaders: 'text',
+    responseBody: 'text',
+  },
+};
+
+export function column(field: string): string {
+  return field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** The row as columns. */
+export function encode<Row extends Fields<Row>>(spec: TableSpec<Row>, row: Row): SqlRow {
+  const columns: SqlRow = {};
+  for (const field of fieldsOf(spec)) columns[column(field)] = encodeValue(row[field]);
+  return columns;
+}
+
+/** The row from columns; what lies in a database that this program wrote has its row's shape. */
+export function decode<Row>(spec: TableSpec<Row>, columns: SqlRow): Row {
+  const row: Record<string, FieldValue> = {};
+  for (const field of fieldsOf(spec)) {
+    row[field] = decodeValue(spec.fields[field], columns[column(field)] ?? null);
+  }
+  return row as Row;
+}
+
+function fieldsOf<Row>(spec: TableSpec<Row>): (keyof Row & string)[] {
+  return Object.keys(spec.fields) as (keyof Row & string)[];
+}
+
+function encodeValue(value: FieldValue): SqlValue {
+  if (value === null || typeof value === 'string' || typeof value === 'number') return value;
+  if (typeof value === 'boolean') return value ? 1 : 0;
+  if (value instanceof Secret) return value.reveal();
+  return JSON.stringify(value);
+}
+
+function decodeValue(kind: FieldKind, value: SqlValue): FieldValue {
+  if (value === null) return null;
+  switch (kind) {
+    case 'text':
+      return String(value);
+    case 'number':
+      return Number(value);
+    case 'boolean':
+      return Number(value) !== 0;
+    case 'secret':
+      return new Secret(String(value));
+    case 'json':
+      return JSON.parse(String(value)) as Json;
+  }
+}

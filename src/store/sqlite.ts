@@ -1,0 +1,77 @@
+/**
+ * SQLite in the data directory: the default database. The only file with SQLite's own SQL (its
+ * pragmas) and error codes. SQLite runs on the calling thread, so it is kept quick instead of
+ * patient: WAL, no sync per commit, a short busy timeout, and the batch writer's retries.
+ */
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { dirname } from 'node:path';
+import Sqlite from 'better-sqlite3';
+import { Kysely, SqliteDialect } from 'kysely';
+import type { Clock } from '../core/clock.ts';
+import { GatewayError } from '../core/errors.ts';
+import type { Log } from '../core/log.ts';
+import type { Metrics } from '../core/metrics.ts';
+import { migrate } from './migrations.ts';
+import type { SqlSchema } from './schema.ts';
+import { type Database, DEFAULT_STORE, SqlStore, type StoreOptions } from './sql.ts';
+import type { Store } from './store.ts';
+
+export interface SqliteOptions {
+  /** File name, or `:memory:`. Folders on the way are made. */
+  readonly path: string;
+  /** How long a statement may wait, and the process with it, for another program's lock. */
+  readonly busyTimeoutMs: number;
+}
+
+export const DEFAULT_SQLITE = { busyTimeoutMs: 250 } as const satisfies Partial<SqliteOptions>;
+
+export async function openSqlite(o: {
+  options: SqliteOptions;
+  clock: Clock;
+  log: Log;
+  metrics: Metrics;
+  store?: StoreOptions;
+}): Promise<Store> {
+  const database = open(o.options);
+  try {
+    await migrate({ db: database.db, clock: o.clock });
+  } catch (thrown) {
+    await database.close();
+    if (thrown instanceof GatewayError) throw thrown;
+    throw unusable(o.options.path, thrown);
+  }
+  const { clock, log, metrics } = o;
+  return new SqlStore({ database, options: o.store ?? DEFAULT_STORE, clock, log, metrics });
+}
+
+function open(options: SqliteOptions): Database {
+  let connection: Sqlite.Database;
+  try {
+    if (options.path !== ':memory:') makePrivateFile(options.path);
+    connection = new Sqlite(options.path, { timeout: options.busyTimeoutMs });
+    connection.pragma('journal_mode = WAL');
+    // In WAL mode a power cut may lose the last commits but cannot damage the file.
+    connection.pragma('synchronous = NORMAL');
+    connection.pragma('foreign_keys = ON');
+  } catch (thrown) {
+    throw unusable(options.path, thrown);
+  }
+  const db = new Kysely<SqlSchema>({ dialect: new SqliteDialect({ database: connection }) });
+  return {
+    db,
+    isConflict: (thrown) =>
+      thrown instanceof Sqlite.SqliteError && thrown.code.startsWith('SQLITE_CONSTRAINT'),
+    close: () => db.destroy(),
+  };
+}
+
+/** The file holds auth tokens and trunk passwords: its owner's alone. WAL files take its mode. */
+function makePrivateFile(path: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  closeSync(openSync(path, 'a', 0o600));
+}
+
+function unusable(path: string, thrown: unknown): GatewayError {
+  const problem = thrown instanceof Error ? thrown.message : String(thrown);
+  return new GatewayError('STORE_FAILED', { problem: `${path}: ${problem}` }, { cause: thrown });
+}

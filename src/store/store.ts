@@ -1,0 +1,269 @@
+/**
+ * What is kept: rows as plain readonly data, and the interface by which they are read and written.
+ * Not SQL (`table`, `sqlite`), not the schema's history (`migrations`), and no idea of what a call
+ * is: only what remains of one. Dates are ms since the Unix epoch, durations name their unit.
+ *
+ * Two ways to write, by what the writer can wait for. `put` queues and never blocks or throws: the
+ * signaling path uses it, and a store outage costs it nothing until the queue's bound. `save`
+ * resolves when the row is on disk: the REST surface uses it, because 201 means kept.
+ */
+
+import type { Secret } from '../core/log.ts';
+import type {
+  AccountSid,
+  ApplicationSid,
+  CallSid,
+  NumberSid,
+  RecordingSid,
+  Sid,
+  TrunkSid,
+} from '../core/sid.ts';
+
+/** Plain data that survives being written as text and read back. */
+export type Json = string | number | boolean | null | readonly Json[] | JsonObject;
+export type JsonObject = { readonly [key: string]: Json };
+
+export type HttpMethod = 'GET' | 'POST';
+
+export interface AccountRow {
+  readonly sid: AccountSid;
+  readonly authToken: Secret;
+  readonly friendlyName: string;
+  readonly status: 'active' | 'suspended' | 'closed';
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** Where to ask what to do with a call; `null` URL: not set. */
+export interface VoiceSettings {
+  readonly voiceUrl: string | null;
+  readonly voiceMethod: HttpMethod;
+  readonly voiceFallbackUrl: string | null;
+  readonly voiceFallbackMethod: HttpMethod;
+  readonly statusCallback: string | null;
+  readonly statusCallbackMethod: HttpMethod;
+  readonly voiceCallerIdLookup: boolean;
+}
+
+export interface ApplicationRow extends VoiceSettings {
+  readonly sid: ApplicationSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+export interface NumberRow extends VoiceSettings {
+  readonly sid: NumberSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  /** E.164, a bare extension, or a `sip:` address in which `*` stands for any run of characters. */
+  readonly phoneNumber: string;
+  /** Set: overrides the URLs of this row. */
+  readonly voiceApplicationSid: ApplicationSid | null;
+  /** Set: calls to this number go to the trunk, not to an application. */
+  readonly trunkSid: TrunkSid | null;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** RFC 2782 order: lowest priority first, weight shares among equals. */
+export type TrunkGateway = {
+  readonly uri: string;
+  readonly priority: number;
+  readonly weight: number;
+  readonly enabled: boolean;
+};
+
+export interface TrunkRow {
+  readonly sid: TrunkSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  readonly enabled: boolean;
+  readonly gateways: readonly TrunkGateway[];
+  /** Digest credentials with which we answer this trunk's challenges; realm null: any it names. */
+  readonly username: string | null;
+  readonly password: Secret | null;
+  readonly realm: string | null;
+  /** CIDR blocks from which its calls come. */
+  readonly inboundAddresses: readonly string[];
+  /** What it takes outbound: a number, or a prefix that ends in `*`. */
+  readonly numberPatterns: readonly string[];
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+export type CallStatus =
+  | 'queued'
+  | 'ringing'
+  | 'in-progress'
+  | 'completed'
+  | 'busy'
+  | 'failed'
+  | 'no-answer'
+  | 'canceled';
+
+export type CallDirection =
+  | 'inbound'
+  | 'outbound-api'
+  | 'outbound-dial'
+  | 'trunking-terminating'
+  | 'trunking-originating';
+
+export interface CallRow {
+  readonly sid: CallSid;
+  readonly accountSid: AccountSid;
+  readonly parentCallSid: CallSid | null;
+  readonly to: string;
+  readonly from: string;
+  readonly status: CallStatus;
+  readonly direction: CallDirection;
+  readonly phoneNumberSid: NumberSid | null;
+  readonly trunkSid: TrunkSid | null;
+  readonly groupSid: string | null;
+  readonly answeredBy: string | null;
+  readonly forwardedFrom: string | null;
+  readonly callerName: string | null;
+  readonly queueTimeMs: number;
+  readonly startMs: number | null;
+  readonly answerMs: number | null;
+  readonly endMs: number | null;
+  readonly durationS: number | null;
+  /** Why it ended: a code of core/errors.ts, whose fault, and the SIP status seen or sent. */
+  readonly endCode: string | null;
+  readonly endFault: string | null;
+  readonly sipStatus: number | null;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** One line of a call's trace; `seq` counts from 1 within the call. */
+export interface CallEventRow {
+  readonly callSid: CallSid;
+  readonly accountSid: AccountSid;
+  readonly seq: number;
+  readonly atMs: number;
+  readonly kind: string;
+  readonly data: JsonObject;
+}
+
+export type RecordingStatus =
+  | 'in-progress'
+  | 'paused'
+  | 'stopped'
+  | 'processing'
+  | 'completed'
+  | 'absent'
+  | 'failed';
+
+export interface RecordingRow {
+  readonly sid: RecordingSid;
+  readonly accountSid: AccountSid;
+  readonly callSid: CallSid;
+  readonly status: RecordingStatus;
+  /** `RecordVerb`, `DialVerb`, `OutboundAPI`, `StartCallRecordingAPI`, … */
+  readonly source: string;
+  readonly track: 'inbound' | 'outbound' | 'both';
+  readonly channels: 1 | 2;
+  readonly startMs: number | null;
+  readonly durationS: number | null;
+  readonly errorCode: number | null;
+  /** The WAV file, relative to the data directory. */
+  readonly path: string;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+export interface NotificationRow {
+  readonly sid: Sid<'NO'>;
+  readonly accountSid: AccountSid;
+  readonly callSid: CallSid | null;
+  readonly level: 'error' | 'warning';
+  readonly errorCode: number;
+  readonly messageText: string;
+  readonly messageMs: number;
+  readonly requestUrl: string | null;
+  readonly requestMethod: HttpMethod | null;
+  readonly requestVariables: string | null;
+  readonly responseHeaders: string | null;
+  readonly responseBody: string | null;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+export type FilterValue = string | number;
+
+/** `contains` looks for the value anywhere in the text; the others compare. */
+export interface Filter<Row> {
+  readonly field: keyof Row & string;
+  readonly op: '=' | '<' | '<=' | '>' | '>=' | 'contains';
+  readonly value: FilterValue;
+}
+
+/** A place between two rows of a list; it stands even when its row is deleted. */
+export interface Position {
+  readonly dateCreatedMs: number;
+  readonly sid: string;
+}
+
+export interface ListQuery<Row> {
+  readonly accountSid: AccountSid;
+  readonly where: readonly Filter<Row>[];
+  readonly rowsMax: number;
+  /** Rows to leave out from the start; for callers that know only page numbers. */
+  readonly skip?: number;
+  /** Older than this position, or newer when `backward`. */
+  readonly position?: Position;
+  readonly backward?: boolean;
+}
+
+export interface Table<Row> {
+  /** Queues an insert or replacement by sid; seen by `get` at once. Never throws or waits. */
+  put(row: Row): void;
+  /** Inserts or replaces, after everything queued before; on disk when it resolves. */
+  save(row: Row): Promise<void>;
+  /** A row of another account is not there. */
+  get(accountSid: AccountSid, sid: string): Promise<Row | null>;
+  /** Newest first (by creation, then sid), also when `backward`; includes what is queued. */
+  list(query: ListQuery<Row>): Promise<readonly Row[]>;
+  /** False when there was none. */
+  remove(accountSid: AccountSid, sid: string): Promise<boolean>;
+  /** Every account's rows, oldest first, at most `rowsMax`: for tables of configuration. */
+  all(rowsMax: number): Promise<readonly Row[]>;
+}
+
+export interface CallEvents {
+  /** Queues one line; a seq over `callEventsMax` is left out, so one call cannot fill the disk. */
+  append(row: CallEventRow): void;
+  /** In order of seq; includes what is queued. */
+  list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEventRow[]>;
+}
+
+export type ConfigTable = 'accounts' | 'applications' | 'numbers' | 'trunks';
+
+/** Told after a save or removal, so that those who keep a cache of configuration can reload. */
+export interface StoreChange {
+  readonly table: ConfigTable;
+  readonly accountSid: AccountSid;
+  readonly sid: string;
+}
+
+export interface Store {
+  readonly accounts: Table<AccountRow>;
+  readonly applications: Table<ApplicationRow>;
+  readonly numbers: Table<NumberRow>;
+  readonly trunks: Table<TrunkRow>;
+  readonly calls: Table<CallRow>;
+  readonly callEvents: CallEvents;
+  readonly recordings: Table<RecordingRow>;
+  readonly notifications: Table<NotificationRow>;
+  /** Also removes the call's events and notifications; recordings stay, as the API promises. */
+  removeCall(accountSid: AccountSid, sid: CallSid): Promise<boolean>;
+  /** Removes ended calls that were created before, at most `rowsMax`; how many went. */
+  pruneCalls(createdBeforeMs: number, rowsMax: number): Promise<number>;
+  onChange(listener: (change: StoreChange) => void): void;
+  /** Resolves when all that was queued so far is on disk; rejects STORE_FAILED, keeping it. */
+  flush(): Promise<void>;
+  /** Flushes once more, then closes. Idempotent. */
+  close(): Promise<void>;
+}

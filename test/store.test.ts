@@ -1,0 +1,552 @@
+/**
+ * The store: rows come back as they went in, the writer keeps order and loses nothing that it can
+ * keep, lists turn pages while rows come and go, and one account never sees another's.
+ */
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import Sqlite from 'better-sqlite3';
+import { Kysely, SqliteDialect } from 'kysely';
+import t from 'tap';
+import { type Clock, realClock } from '../src/core/clock.ts';
+import { Secret, silentLog } from '../src/core/log.ts';
+import { Metrics } from '../src/core/metrics.ts';
+import { type AccountSid, type CallSid, newSid } from '../src/core/sid.ts';
+import { MIGRATIONS, migrate } from '../src/store/migrations.ts';
+import type { SqlSchema } from '../src/store/schema.ts';
+import { DEFAULT_STORE, type StoreOptions } from '../src/store/sql.ts';
+import { openSqlite } from '../src/store/sqlite.ts';
+import type {
+  AccountRow,
+  CallRow,
+  NotificationRow,
+  NumberRow,
+  RecordingRow,
+  Store,
+  StoreChange,
+  TrunkRow,
+} from '../src/store/store.ts';
+import { DEFAULT_WRITER, Writer, type WriterOptions } from '../src/store/writer.ts';
+
+/** A clock whose timers fire when told. */
+function handClock(): { clock: Clock; fire(): number } {
+  const due = new Set<() => void>();
+  const clock: Clock = {
+    ...realClock,
+    timer(_delayMs, fn) {
+      due.add(fn);
+      return { cancel: () => due.delete(fn) };
+    },
+  };
+  return {
+    clock,
+    fire() {
+      const now = [...due];
+      due.clear();
+      for (const fn of now) fn();
+      return now.length;
+    },
+  };
+}
+
+function open(o: { path?: string; clock?: Clock; store?: Partial<StoreOptions> } = {}) {
+  return openSqlite({
+    options: { path: o.path ?? ':memory:', busyTimeoutMs: 20 },
+    clock: o.clock ?? realClock,
+    log: silentLog,
+    metrics: new Metrics(),
+    store: { ...DEFAULT_STORE, ...o.store },
+  });
+}
+
+function account(sid = newSid('AC', realClock)): AccountRow {
+  return {
+    sid,
+    authToken: new Secret('0123456789abcdef'),
+    friendlyName: 'test',
+    status: 'active',
+    dateCreatedMs: 1,
+    dateUpdatedMs: 1,
+  };
+}
+
+function call(accountSid: AccountSid, change: Partial<CallRow> = {}): CallRow {
+  return {
+    sid: newSid('CA', realClock),
+    accountSid,
+    parentCallSid: null,
+    to: '+4930123456',
+    from: '+4930654321',
+    status: 'completed',
+    direction: 'inbound',
+    phoneNumberSid: null,
+    trunkSid: null,
+    groupSid: null,
+    answeredBy: null,
+    forwardedFrom: null,
+    callerName: 'Ünal "x" \'y\'',
+    queueTimeMs: 0,
+    startMs: 1_700_000_000_123,
+    answerMs: null,
+    endMs: 1_700_000_009_456,
+    durationS: 9,
+    endCode: 'CALL_COMPLETED',
+    endFault: 'caller',
+    sipStatus: 200,
+    dateCreatedMs: 1_700_000_000_000,
+    dateUpdatedMs: 1_700_000_000_000,
+    ...change,
+  };
+}
+
+async function storeWithAccount(o: Parameters<typeof open>[0] = {}) {
+  const store = await open(o);
+  const row = account();
+  await store.accounts.save(row);
+  return { store, ac: row.sid };
+}
+
+const VOICE = {
+  voiceUrl: 'http://app/voice',
+  voiceMethod: 'GET',
+  voiceFallbackUrl: null,
+  voiceFallbackMethod: 'POST',
+  statusCallback: null,
+  statusCallbackMethod: 'POST',
+  voiceCallerIdLookup: true,
+} as const;
+
+function number(accountSid: AccountSid, change: Partial<NumberRow> = {}): NumberRow {
+  return {
+    ...VOICE,
+    sid: newSid('PN', realClock),
+    accountSid,
+    friendlyName: 'main',
+    phoneNumber: '+4930100',
+    voiceApplicationSid: null,
+    trunkSid: null,
+    dateCreatedMs: 5,
+    dateUpdatedMs: 6,
+    ...change,
+  };
+}
+
+t.test('rows of every table come back as they went in', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const application = {
+    ...VOICE,
+    sid: newSid('AP', realClock),
+    accountSid: ac,
+    friendlyName: 'a',
+    dateCreatedMs: 2,
+    dateUpdatedMs: 3,
+  };
+  const trunk: TrunkRow = {
+    sid: newSid('TK', realClock),
+    accountSid: ac,
+    friendlyName: 'carrier',
+    enabled: false,
+    gateways: [{ uri: 'sip:10.0.0.1', priority: 1, weight: 2, enabled: true }],
+    username: 'u',
+    password: new Secret('hidden'),
+    realm: null,
+    inboundAddresses: ['10.0.0.0/8'],
+    numberPatterns: ['+49*'],
+    dateCreatedMs: 2,
+    dateUpdatedMs: 3,
+  };
+  const recording: RecordingRow = {
+    sid: newSid('RE', realClock),
+    accountSid: ac,
+    callSid: newSid('CA', realClock),
+    status: 'completed',
+    source: 'RecordVerb',
+    track: 'both',
+    channels: 2,
+    startMs: 4,
+    durationS: 5,
+    errorCode: null,
+    path: 'recordings/x.wav',
+    dateCreatedMs: 2,
+    dateUpdatedMs: 3,
+  };
+  const notification: NotificationRow = {
+    sid: newSid('NO', realClock),
+    accountSid: ac,
+    callSid: null,
+    level: 'warning',
+    errorCode: 12200,
+    messageText: 'x=1&y=%20',
+    messageMs: 7,
+    requestUrl: 'http://app/',
+    requestMethod: 'POST',
+    requestVariables: null,
+    responseHeaders: null,
+    responseBody: '<Response/>',
+    dateCreatedMs: 2,
+    dateUpdatedMs: 3,
+  };
+  const aCall = call(ac);
+  const aNumber = number(ac, { voiceApplicationSid: application.sid, trunkSid: trunk.sid });
+  const event = {
+    callSid: aCall.sid,
+    accountSid: ac,
+    seq: 1,
+    atMs: 8,
+    kind: 'sip',
+    data: { a: [1] },
+  };
+
+  await store.applications.save(application);
+  await store.trunks.save(trunk);
+  await store.numbers.save(aNumber);
+  store.calls.put(aCall);
+  store.recordings.put(recording);
+  store.notifications.put(notification);
+  store.callEvents.append(event);
+  await store.flush();
+
+  t.strictSame(await store.applications.get(ac, application.sid), application);
+  t.strictSame(await store.numbers.get(ac, aNumber.sid), aNumber);
+  t.strictSame(await store.calls.get(ac, aCall.sid), aCall);
+  t.strictSame(await store.recordings.get(ac, recording.sid), recording);
+  t.strictSame(await store.notifications.get(ac, notification.sid), notification);
+  t.strictSame(await store.callEvents.list(ac, aCall.sid), [event]);
+  const back = await store.trunks.get(ac, trunk.sid);
+  t.equal(back?.password?.reveal(), 'hidden');
+  t.strictSame({ ...back, password: null }, { ...trunk, password: null });
+  t.equal((await store.accounts.get(ac, ac))?.authToken.reveal(), '0123456789abcdef');
+});
+
+t.test('a queued row is read at once, from get and from lists', async (t) => {
+  const { clock } = handClock();
+  const { store, ac } = await storeWithAccount({ clock });
+  t.teardown(() => store.close());
+  const row = call(ac, { status: 'ringing' });
+
+  store.calls.put(row);
+  store.calls.put({ ...row, status: 'in-progress' });
+  const fetched = await store.calls.get(ac, row.sid);
+  const listed = await store.calls.list({
+    accountSid: ac,
+    where: [{ field: 'status', op: '=', value: 'in-progress' }],
+    rowsMax: 10,
+  });
+
+  t.equal(fetched?.status, 'in-progress');
+  t.strictSame(
+    listed.map((one) => one.sid),
+    [row.sid],
+  );
+});
+
+t.test('one account cannot read, list or remove what is another’s', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const other = account();
+  await store.accounts.save(other);
+  const queued = call(ac);
+  const kept = call(ac);
+  await store.calls.save(kept);
+  store.calls.put(queued);
+
+  for (const row of [queued, kept]) {
+    t.equal(await store.calls.get(other.sid, row.sid), null);
+    t.equal(await store.removeCall(other.sid, row.sid), false);
+    t.equal(await store.calls.remove(other.sid, row.sid), false);
+  }
+  t.strictSame(await store.calls.list({ accountSid: other.sid, where: [], rowsMax: 9 }), []);
+  t.equal((await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 })).length, 2);
+});
+
+t.test('pages neither skip nor repeat while rows come and go', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  // Several share a millisecond: the sid decides.
+  const rows = Array.from({ length: 25 }, (_, i) => call(ac, { dateCreatedMs: 1000 + (i >> 1) }));
+  for (const row of rows) store.calls.put(row);
+
+  const seen: CallRow[] = [];
+  for (;;) {
+    const last = seen.at(-1);
+    const page = await store.calls.list({
+      accountSid: ac,
+      where: [],
+      rowsMax: 4,
+      ...(last && { position: last }),
+    });
+    if (page.length === 0) break;
+    seen.push(...page);
+    store.calls.put(call(ac, { dateCreatedMs: 5000 }));
+    await store.removeCall(ac, page.at(-1)?.sid as CallSid);
+  }
+  const newestFirst = [...rows].sort(
+    (a, b) => b.dateCreatedMs - a.dateCreatedMs || (a.sid < b.sid ? 1 : -1),
+  );
+
+  t.strictSame(
+    seen.map((row) => row.sid),
+    newestFirst.map((row) => row.sid),
+  );
+});
+
+t.test('lists filter by comparison and by part of a text, wildcards being plain', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  for (const [index, to] of ['+1555', '+1%55', '+2555'].entries()) {
+    store.calls.put(call(ac, { to, startMs: index, dateCreatedMs: index }));
+  }
+  const find = async (where: Parameters<Store['calls']['list']>[0]['where']) =>
+    (await store.calls.list({ accountSid: ac, where, rowsMax: 9 })).map((row) => row.to);
+
+  t.strictSame(await find([{ field: 'to', op: 'contains', value: '555' }]), ['+2555', '+1555']);
+  t.strictSame(await find([{ field: 'to', op: 'contains', value: '%5' }]), ['+1%55']);
+  t.strictSame(await find([{ field: 'startMs', op: '>=', value: 1 }]), ['+2555', '+1%55']);
+  t.strictSame(await find([{ field: 'to', op: '=', value: "' or 1=1 --" }]), []);
+});
+
+t.test('a saved row is on disk, and only its owner may read the file', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'tandem-store-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 'deep', 'tandem.db');
+  const { store, ac } = await storeWithAccount({ path });
+  const row = call(ac);
+  store.calls.put(row);
+
+  await store.close();
+  await store.close();
+  const again = await open({ path });
+  t.teardown(() => again.close());
+
+  t.strictSame(await again.calls.get(ac, row.sid), row);
+  t.equal(statSync(path).mode & 0o777, 0o600);
+});
+
+t.test('a database of a newer program is refused in plain words', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'tandem-store-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 'tandem.db');
+  await (await open({ path })).close();
+  const raw = new Sqlite(path);
+  raw.prepare('insert into schema_versions values (?, ?, ?)').run(99, 'from the future', 1);
+  raw.close();
+
+  const known = MIGRATIONS.at(-1)?.version;
+  await t.rejects(open({ path }), { code: 'STORE_NEWER', details: { found: 99, known } });
+});
+
+t.test('a migration that fails leaves the version before it, whole', async (t) => {
+  const db = new Kysely<SqlSchema>({
+    dialect: new SqliteDialect({ database: new Sqlite(':memory:') }),
+  });
+  t.teardown(() => db.destroy());
+  const broken = {
+    version: MIGRATIONS.length + 1,
+    name: 'breaks half way',
+    async up(inside: Kysely<SqlSchema>) {
+      await inside.schema.createTable('half').addColumn('x', 'text').execute();
+      await inside.schema.createTable('calls').addColumn('x', 'text').execute();
+    },
+  };
+
+  await t.rejects(migrate({ db, clock: realClock, migrations: [...MIGRATIONS, broken] }));
+  const versions = await db.selectFrom('schema_versions').select('version').execute();
+  const tables = await db.introspection.getTables();
+
+  t.strictSame(
+    versions.map((row) => row.version),
+    MIGRATIONS.map((one) => one.version),
+  );
+  t.notOk(tables.some((table) => table.name === 'half'));
+  await migrate({ db, clock: realClock });
+});
+
+t.test('a locked database keeps rows waiting and takes them when it is free', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'tandem-store-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 'tandem.db');
+  const { store, ac } = await storeWithAccount({ path });
+  t.teardown(() => store.close());
+  const rival = new Sqlite(path);
+  t.teardown(() => rival.close());
+  const row = call(ac);
+
+  rival.exec('begin immediate');
+  store.calls.put(row);
+  await t.rejects(store.flush(), { code: 'STORE_FAILED' });
+  t.strictSame(await store.calls.get(ac, row.sid), row);
+  rival.exec('rollback');
+  await store.flush();
+
+  const kept = rival.prepare('select count(*) as n from calls where sid = ?').get(row.sid);
+  t.strictSame(kept, { n: 1 });
+});
+
+t.test('a row that breaks a constraint is lost alone', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const good = [call(ac), call(ac)];
+  const orphan = call(newSid('AC', realClock));
+
+  store.calls.put(good[0] as CallRow);
+  store.calls.put(orphan);
+  store.calls.put(good[1] as CallRow);
+  await store.flush();
+
+  const listed = await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 });
+  t.strictSame(new Set(listed.map((row) => row.sid)), new Set(good.map((row) => row.sid)));
+  t.equal(await store.calls.get(orphan.accountSid, orphan.sid), null);
+});
+
+t.test('a number is claimed once over all accounts', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const other = account();
+  await store.accounts.save(other);
+  await store.numbers.save(number(ac));
+
+  await t.rejects(store.numbers.save(number(other.sid)), { code: 'STORE_CONFLICT' });
+});
+
+t.test('a removed trunk leaves its numbers, without it', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const trunkSid = newSid('TK', realClock);
+  await store.trunks.save({
+    sid: trunkSid,
+    accountSid: ac,
+    friendlyName: '',
+    enabled: true,
+    gateways: [],
+    username: null,
+    password: null,
+    realm: null,
+    inboundAddresses: [],
+    numberPatterns: [],
+    dateCreatedMs: 1,
+    dateUpdatedMs: 1,
+  });
+  const row = number(ac, { trunkSid });
+  await store.numbers.save(row);
+  const changes: StoreChange[] = [];
+  store.onChange((change) => changes.push(change));
+
+  await store.trunks.remove(ac, trunkSid);
+
+  t.equal((await store.numbers.get(ac, row.sid))?.trunkSid, null);
+  t.strictSame(
+    (await store.numbers.all(10)).map((one) => one.sid),
+    [row.sid],
+  );
+  t.strictSame(changes, [{ table: 'trunks', accountSid: ac, sid: trunkSid }]);
+});
+
+t.test('removing and pruning calls takes their trace along, and spares live ones', async (t) => {
+  const { store, ac } = await storeWithAccount({ store: { callEventsMax: 3 } });
+  t.teardown(() => store.close());
+  const gone = call(ac, { dateCreatedMs: 10 });
+  const old = call(ac, { dateCreatedMs: 20 });
+  const live = call(ac, { dateCreatedMs: 20, status: 'in-progress' });
+  const young = call(ac, { dateCreatedMs: 900 });
+  for (const row of [gone, old, live, young]) {
+    store.calls.put(row);
+    for (let seq = 1; seq <= 5; seq += 1) {
+      const event = { callSid: row.sid, accountSid: ac, seq, atMs: seq, kind: 'x', data: {} };
+      store.callEvents.append(event);
+    }
+  }
+
+  t.equal((await store.callEvents.list(ac, live.sid)).length, 3, 'bounded for each call');
+  t.equal(await store.removeCall(ac, gone.sid), true);
+  t.equal(await store.pruneCalls(500, 100), 1);
+  const left = await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 });
+  t.strictSame(
+    left.map((row) => row.sid),
+    [young.sid, live.sid],
+  );
+  t.strictSame(await store.callEvents.list(ac, gone.sid), []);
+  t.strictSame(await store.callEvents.list(ac, old.sid), []);
+  t.equal((await store.callEvents.list(ac, young.sid)).length, 3);
+});
+
+interface Batches {
+  readonly written: string[][];
+  failing: boolean;
+}
+
+function writerOver(options: Partial<WriterOptions> = {}) {
+  const { clock, fire } = handClock();
+  const metrics = new Metrics();
+  const batches: Batches = { written: [], failing: false };
+  const writer = new Writer<string>({
+    options: { ...DEFAULT_WRITER, ...options },
+    clock,
+    log: silentLog,
+    metrics,
+    sink: {
+      async write(entries) {
+        await Promise.resolve();
+        if (batches.failing) throw new Sqlite.SqliteError('disk I/O error', 'SQLITE_IOERR');
+        batches.written.push([...entries]);
+      },
+      isRefusal: () => false,
+    },
+  });
+  return { writer, batches, fire, metrics };
+}
+
+t.test('the writer gathers rows and writes them in the order of their first put', async (t) => {
+  const { writer, batches, fire } = writerOver({ batchRowsMax: 3 });
+
+  writer.put('a', 'a1');
+  writer.put('b', 'b1');
+  t.strictSame(batches.written, [], 'nothing is written while the caller runs');
+  writer.put('a', 'a2');
+  writer.put('c', 'c1');
+  writer.put('d', 'd1');
+  t.equal(fire(), 1);
+  await writer.flush();
+
+  t.strictSame(batches.written, [['a2', 'b1', 'c1'], ['d1']]);
+});
+
+t.test('after a failed batch nothing is lost, doubled or reordered', async (t) => {
+  const { writer, batches, fire } = writerOver({ batchRowsMax: 2 });
+  batches.failing = true;
+
+  for (const key of ['a', 'b', 'c']) writer.put(key, `${key}1`);
+  const flushed = writer.flush();
+  writer.put('a', 'a2');
+  await t.rejects(flushed, { code: 'STORE_FAILED' });
+  t.equal(writer.pending('a'), 'a2');
+  t.equal(writer.pending('b'), 'b1');
+  batches.failing = false;
+  t.equal(fire(), 1, 'it tries again by itself');
+  await writer.flush();
+
+  t.strictSame(batches.written, [['a2', 'b1'], ['c1']]);
+  t.equal(writer.pending('a'), undefined);
+});
+
+t.test('the queue is bounded: what is over is dropped, counted and does not throw', async (t) => {
+  const { writer, batches, metrics } = writerOver({ queueRowsMax: 2 });
+
+  for (const key of ['a', 'b', 'c', 'd']) writer.put(key, key);
+  writer.put('b', 'b2');
+  await writer.flush();
+
+  t.strictSame(batches.written, [['a', 'b2']]);
+  t.match(await metrics.text(), 'store_rows_dropped_total{reason="full"} 2');
+});
+
+t.test('what cannot be written at close is counted as lost', async (t) => {
+  const { writer, batches, metrics } = writerOver();
+  batches.failing = true;
+  writer.put('a', 'a');
+
+  await writer.close();
+  writer.put('b', 'b');
+
+  t.match(await metrics.text(), 'store_rows_dropped_total{reason="closed"} 1');
+});
