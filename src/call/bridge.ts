@@ -1,0 +1,123 @@
+/**
+ * A bridge: two calls that hear each other. It asks both legs to join their ports and watches that
+ * it stays so; the audio itself goes port to port and never comes here. Not a mix (three and more)
+ * and not the decision who is joined (a verb's).
+ *
+ * The command ids depend only on the two calls and their ports, so a bridge made again after a
+ * rebuild does not join twice: legs that are joined say `bridged` once more.
+ */
+import { EventEmitter } from 'node:events';
+import type { ErrorCode } from '../core/errors.ts';
+import type { Call } from './call.ts';
+import type { CallEnd } from './call-record.ts';
+import type { LegEvent } from './leg.ts';
+
+export interface BridgeEvents {
+  /** Both legs are joined. */
+  joined: [];
+  /** It could not be joined; both calls go on. */
+  failed: [code: ErrorCode];
+  /** It is over: closed, or one of the two ended. */
+  ended: [endedBy: Call | null];
+}
+
+interface Side {
+  readonly call: Call;
+  commandId: string;
+  isJoined: boolean;
+}
+
+export class Bridge extends EventEmitter<BridgeEvents> {
+  readonly #a: Side;
+  readonly #b: Side;
+  #isAnnounced = false;
+  #isOver = false;
+
+  /** Both calls must be answered: their ports are what is joined. */
+  constructor(options: { a: Call; b: Call }) {
+    super();
+    this.#a = { call: options.a, commandId: '', isJoined: false };
+    this.#b = { call: options.b, commandId: '', isJoined: false };
+    for (const side of [this.#a, this.#b]) {
+      side.call.on('leg', side === this.#a ? this.#onLegA : this.#onLegB);
+      side.call.on('ended', side === this.#a ? this.#onEndA : this.#onEndB);
+    }
+  }
+
+  get isJoined(): boolean {
+    return this.#a.isJoined && this.#b.isJoined;
+  }
+
+  /** Joins the two. A port that moves to another worker is joined again by the engine itself. */
+  join(): void {
+    this.#joinSide(this.#a, this.#b);
+    this.#joinSide(this.#b, this.#a);
+  }
+
+  /** Parts the two; both calls go on. Idempotent. */
+  close(): void {
+    if (this.#isOver) return;
+    for (const side of [this.#a, this.#b]) part(side);
+    this.#end(null);
+  }
+
+  #joinSide(side: Side, other: Side): void {
+    const peer = other.call.record.port;
+    if (peer === null || this.#isOver) return;
+    side.isJoined = false;
+    side.commandId = `b.${other.call.sid}.${peer.worker}.${peer.handle}`;
+    side.call.setBridgedTo(other.call.sid);
+    side.call.send({
+      id: side.commandId,
+      kind: 'bridge',
+      peer,
+      peerLegId: other.call.record.legId,
+    });
+  }
+
+  readonly #onLegA = (event: LegEvent): void => this.#onLeg(this.#a, this.#b, event);
+  readonly #onLegB = (event: LegEvent): void => this.#onLeg(this.#b, this.#a, event);
+  readonly #onEndA = (_end: CallEnd): void => this.#end(this.#a.call);
+  readonly #onEndB = (_end: CallEnd): void => this.#end(this.#b.call);
+
+  #onLeg(side: Side, other: Side, event: LegEvent): void {
+    switch (event.kind) {
+      case 'bridged':
+        if (event.peerLegId !== other.call.record.legId) return;
+        side.isJoined = true;
+        if (!this.isJoined || this.#isAnnounced) return;
+        this.#isAnnounced = true;
+        this.emit('joined');
+        break;
+      case 'commandFailed':
+        if (event.id !== side.commandId || this.#isOver) return;
+        this.#end(null, event.code);
+        break;
+      default:
+        break;
+    }
+  }
+
+  #end(endedBy: Call | null, failure: ErrorCode | null = null): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#a.call.off('leg', this.#onLegA);
+    this.#b.call.off('leg', this.#onLegB);
+    this.#a.call.off('ended', this.#onEndA);
+    this.#b.call.off('ended', this.#onEndB);
+    for (const { call } of [this.#a, this.#b]) if (call.isLive) call.setBridgedTo(null);
+    if (endedBy !== null) this.#release(endedBy);
+    if (failure !== null) this.emit('failed', failure);
+    this.emit('ended', endedBy);
+  }
+
+  /** The one that stays must not be joined to a port that is gone. */
+  #release(gone: Call): void {
+    part(gone === this.#a.call ? this.#b : this.#a);
+  }
+}
+
+function part(side: Side): void {
+  if (!side.call.isLive || side.commandId === '') return;
+  side.call.send({ id: `${side.commandId}.end`, kind: 'unbridge' });
+}

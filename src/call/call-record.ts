@@ -1,0 +1,189 @@
+/**
+ * A call as plain data: who, whence, whither, in what state and since when. What REST shows, what
+ * the journal keeps, and all that is needed to build a `Call` again. No behaviour beyond reading
+ * it; the state machine is `call.ts`.
+ */
+import type { ErrorCode, Fault } from '../core/errors.ts';
+import type { AccountSid, ApplicationSid, CallSid, TrunkSid } from '../core/sid.ts';
+import type { PortStats } from '../media/binding.ts';
+import type { PortRef } from '../media/port.ts';
+import { type LegEnded, type LegEvent, type LegId, legIdOf, type SipHeaders } from './leg.ts';
+
+export type CallDirection = 'inbound' | 'outbound-api' | 'outbound-dial';
+
+export type CallStatus =
+  | 'queued'
+  | 'initiated'
+  | 'ringing'
+  | 'in-progress'
+  | 'completed'
+  | 'busy'
+  | 'failed'
+  | 'no-answer'
+  | 'canceled';
+
+export type HttpMethod = 'GET' | 'POST';
+
+/** What runs a call: where its first document comes from. */
+export interface CallApplication {
+  readonly applicationSid: ApplicationSid | null;
+  /** Absent when `document` is given inline. */
+  readonly url: string | null;
+  readonly method: HttpMethod;
+  readonly fallbackUrl: string | null;
+  readonly fallbackMethod: HttpMethod;
+  readonly document: string | null;
+}
+
+export interface StatusCallback {
+  readonly url: string;
+  readonly method: HttpMethod;
+  readonly events: readonly StatusCallbackEvent[];
+}
+
+export type StatusCallbackEvent = 'initiated' | 'ringing' | 'answered' | 'completed';
+
+export interface CallSipInfo {
+  readonly callId: string;
+  /** Host of the Request-URI (inbound) or of the dialled URI. */
+  readonly domain: string;
+  /** Address the INVITE came from, '' on outbound calls. */
+  readonly sourceAddress: string;
+  /** Inbound: of the INVITE. Outbound: of the answer, once there. */
+  readonly headers: SipHeaders;
+}
+
+/** How a call ended: the heart of its detail record. */
+export interface CallEnd {
+  readonly status: CallStatus;
+  readonly code: ErrorCode;
+  readonly fault: Fault;
+  readonly by: 'local' | 'remote';
+  readonly sipStatus: number;
+  readonly reason: string;
+  readonly sipHeaders: SipHeaders;
+  /** From answer to end; 0 when never answered. */
+  readonly durationMs: number;
+  readonly stats: PortStats | null;
+}
+
+/** A call as plain data: what REST shows, what the journal keeps, what `restore` needs. */
+export interface CallRecord {
+  readonly sid: CallSid;
+  readonly accountSid: AccountSid;
+  readonly parentCallSid: CallSid | null;
+  readonly childSids: readonly CallSid[];
+  /** A dialled child goes down with its parent until something of its own runs it. */
+  readonly endsWithParent: boolean;
+  readonly direction: CallDirection;
+  readonly from: string;
+  readonly to: string;
+  readonly callerName: string;
+  readonly forwardedFrom: string;
+  readonly trunkSid: TrunkSid | null;
+  readonly application: CallApplication | null;
+  /** Who is told of its status changes. */
+  readonly statusCallback: StatusCallback | null;
+  /** Keys to send once answered, as REST's SendDigits asks; whoever runs the call sends them. */
+  readonly sendDigits: string | null;
+  readonly status: CallStatus;
+  /** Number of status changes so far: SequenceNumber of status callbacks. */
+  readonly statusNo: number;
+  readonly createdAtMs: number;
+  readonly ringingAtMs: number | null;
+  readonly answeredAtMs: number | null;
+  readonly endedAtMs: number | null;
+  readonly timeLimitMs: number | null;
+  readonly sip: CallSipInfo;
+  readonly legId: LegId;
+  /** Last leg event that was acted upon. */
+  readonly legSeq: number;
+  readonly port: PortRef | null;
+  readonly onHold: boolean;
+  readonly bridgedTo: CallSid | null;
+  /** Why we are hanging up, when we are: decides the status once the leg has ended. */
+  readonly endingCode: ErrorCode | null;
+  readonly end: CallEnd | null;
+  /** State of whatever runs the call: opaque here. */
+  readonly flow: object | null;
+}
+
+export const FINAL_STATUSES: ReadonlySet<CallStatus> = new Set([
+  'completed',
+  'busy',
+  'failed',
+  'no-answer',
+  'canceled',
+]);
+
+/** The status an ending code stands for, before answer; after it every call is 'completed'. */
+export function finalStatus(record: CallRecord, code: ErrorCode, ended: LegEnded): CallStatus {
+  if (record.answeredAtMs !== null) return 'completed';
+  switch (code) {
+    case 'CALL_BUSY':
+      return 'busy';
+    case 'CALL_NO_ANSWER':
+      return 'no-answer';
+    case 'CALL_CANCELED':
+      // A caller who gives up was not answered; only who cancels his own call sees 'canceled'.
+      return record.direction === 'inbound' && ended.by === 'remote' ? 'no-answer' : 'canceled';
+    case 'CALL_COMPLETED':
+      return record.direction === 'inbound' ? 'completed' : 'canceled';
+    default:
+      return 'failed';
+  }
+}
+
+/** One short word about an event for the history; keys pressed are not written down. */
+export function detailOf(event: LegEvent): string {
+  switch (event.kind) {
+    case 'playDone':
+      return `${event.playId} ${event.reason}`;
+    case 'recordDone':
+      return `${event.recordId} ${event.reason}`;
+    case 'commandFailed':
+      return `${event.id} ${event.code}`;
+    case 'ended':
+      return `${event.code} ${event.sipStatus} ${event.reason}`;
+    case 'ringing':
+      return String(event.sipStatus);
+    default:
+      return '';
+  }
+}
+
+/** The plain record of a call that does not exist yet. */
+export function newCallRecord(
+  options: Pick<
+    CallRecord,
+    'sid' | 'accountSid' | 'direction' | 'from' | 'to' | 'status' | 'createdAtMs'
+  > &
+    Partial<CallRecord>,
+): CallRecord {
+  return {
+    parentCallSid: null,
+    childSids: [],
+    endsWithParent: false,
+    callerName: '',
+    forwardedFrom: '',
+    trunkSid: null,
+    application: null,
+    statusCallback: null,
+    sendDigits: null,
+    statusNo: 0,
+    ringingAtMs: null,
+    answeredAtMs: null,
+    endedAtMs: null,
+    timeLimitMs: null,
+    sip: { callId: '', domain: '', sourceAddress: '', headers: {} },
+    legId: legIdOf(options.sid),
+    legSeq: 0,
+    port: null,
+    onHold: false,
+    bridgedTo: null,
+    endingCode: null,
+    end: null,
+    flow: null,
+    ...options,
+  };
+}

@@ -1,0 +1,79 @@
+/**
+ * What remains of calls: a row per call, written as the call changes. The row is what REST shows
+ * when the call is no longer live. Not the journal, which is for going on after a crash.
+ */
+import type { CallSid } from '../core/sid.ts';
+import type { CallEventRow, CallRow, CallStatus as RowStatus, Store } from '../store/store.ts';
+import type { CallRecord, CallStatus } from './call-record.ts';
+import type { CallNotice } from './router.ts';
+import type { TraceBook, TraceEntry } from './trace.ts';
+
+export class Ledger {
+  readonly #store: Store;
+  readonly #trace: TraceBook;
+
+  constructor(parts: { store: Store; trace: TraceBook }) {
+    this.#store = parts.store;
+    this.#trace = parts.trace;
+  }
+
+  /** Queues the row; with the last notice of a call, its trace too. Never waits. */
+  take(notice: CallNotice): void {
+    this.#store.calls.put(callRow(notice.call, notice.atMs));
+    if (notice.type !== 'call.completed') return;
+    for (const row of this.trace(notice.call) ?? []) this.#store.callEvents.append(row);
+  }
+
+  /** The trace of a call that is still remembered, as rows. */
+  trace(call: {
+    sid: CallSid;
+    accountSid: CallRecord['accountSid'];
+  }): readonly CallEventRow[] | null {
+    const entries = this.#trace.entries(call.sid);
+    if (entries.length === 0) return null;
+    return entries.map((entry, index) => eventRow(call, entry, index + 1));
+  }
+}
+
+function eventRow(
+  call: { sid: CallSid; accountSid: CallRecord['accountSid'] },
+  entry: TraceEntry,
+  seq: number,
+): CallEventRow {
+  const { atMs, kind, ...data } = entry;
+  return { callSid: call.sid, accountSid: call.accountSid, seq, atMs, kind, data };
+}
+
+/** `initiated` is a word of callbacks only; REST says queued until it rings. */
+function rowStatus(status: CallStatus): RowStatus {
+  return status === 'initiated' ? 'queued' : status;
+}
+
+export function callRow(call: CallRecord, nowMs: number): CallRow {
+  const { end } = call;
+  return {
+    sid: call.sid,
+    accountSid: call.accountSid,
+    parentCallSid: call.parentCallSid,
+    to: call.to,
+    from: call.from,
+    status: rowStatus(call.status),
+    direction: call.direction,
+    phoneNumberSid: null,
+    trunkSid: call.trunkSid,
+    groupSid: null,
+    answeredBy: null,
+    forwardedFrom: call.forwardedFrom === '' ? null : call.forwardedFrom,
+    callerName: call.callerName === '' ? null : call.callerName,
+    queueTimeMs: 0,
+    startMs: call.answeredAtMs ?? call.createdAtMs,
+    answerMs: call.answeredAtMs,
+    endMs: call.endedAtMs,
+    durationS: end === null ? null : Math.round(end.durationMs / 1000),
+    endCode: end?.code ?? null,
+    endFault: end?.fault ?? null,
+    sipStatus: end?.sipStatus ?? null,
+    dateCreatedMs: call.createdAtMs,
+    dateUpdatedMs: nowMs,
+  };
+}

@@ -1,0 +1,204 @@
+/**
+ * The leg protocol: what a call says to a leg and what a leg tells its call. Plain JSON data, so
+ * that call and leg may live in different processes, and so that either can be rebuilt while the
+ * other goes on. Not the leg itself (`sip-leg.ts`) and not the call (`call.ts`).
+ *
+ * Two rules make rebuilding safe:
+ * - Commands carry an `id`. A leg that has seen the id does not act twice: it repeats the outcome
+ *   event of that command (same content, new `seq`) when there is one already.
+ * - Events carry `seq` 1, 2, 3… per leg. A call drops what it has seen, and after `attach` gets
+ *   everything above `fromSeq` again that the leg still holds.
+ */
+import type { Service, Subject } from '../bus/bus.ts';
+import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
+import type { AccountSid, CallSid } from '../core/sid.ts';
+import type { PortStats } from '../media/binding.ts';
+import type { PortRef } from '../media/port.ts';
+import type { PlaySource } from '../media/protocol.ts';
+import type { PeerAddress } from '../sip/peer.ts';
+
+export type LegId = string;
+
+/** Header fields an application may see: name as it came, value. Bounded by the leg. */
+export type SipHeaders = Readonly<Record<string, string>>;
+
+export interface RecordCommand {
+  readonly kind: 'record';
+  readonly recordId: string;
+  readonly path: string;
+  readonly channels: 1 | 2;
+  /** `in` is what the leg's far end says, `out` what it hears. */
+  readonly source: 'in' | 'out' | 'both';
+  readonly sampleRateHz: 8000 | 16000;
+  readonly maxMs: number;
+  /** 0 switches the end by silence off. */
+  readonly silenceMs: number;
+  readonly trimSilence: boolean;
+}
+
+export type LegAction =
+  /** 180, or 183 with a session description when `earlyMedia`. Only inbound, before answer. */
+  | { readonly kind: 'ring'; readonly earlyMedia: boolean }
+  | { readonly kind: 'answer' }
+  /** Refuses an inbound leg before its answer. */
+  | { readonly kind: 'reject'; readonly sipStatus: number; readonly reason: string }
+  /** Ends the leg in whatever state it is: final response, CANCEL or BYE. */
+  | { readonly kind: 'hangup'; readonly code: ErrorCode; readonly reason?: string }
+  /** `loop` 0 plays for ever. Outcome: playDone. */
+  | {
+      readonly kind: 'play';
+      readonly playId: string;
+      readonly source: PlaySource;
+      readonly loop: number;
+    }
+  | { readonly kind: 'stopPlay'; readonly playId: string }
+  /** `w` is a pause of 500 ms, `W` of 1 s. Outcome: playDone with this playId. */
+  | { readonly kind: 'sendDigits'; readonly playId: string; readonly digits: string }
+  | RecordCommand
+  | { readonly kind: 'stopRecord'; readonly recordId: string }
+  | { readonly kind: 'pauseRecord'; readonly recordId: string; readonly paused: boolean }
+  /** Joins this leg's audio with the peer's port. Outcome: bridged. */
+  | { readonly kind: 'bridge'; readonly peer: PortRef; readonly peerLegId: LegId }
+  | { readonly kind: 'unbridge' }
+  /** Repeats events above `fromSeq`; those up to it are acknowledged and forgotten. */
+  | { readonly kind: 'attach'; readonly fromSeq: number };
+
+export type LegCommand = { readonly id: string } & LegAction;
+
+export type LegFact =
+  /** Inbound: an INVITE was admitted and its offer can be answered. */
+  | { readonly kind: 'offered'; readonly earlyOffer: boolean }
+  | { readonly kind: 'ringing'; readonly sipStatus: number; readonly earlyMedia: boolean }
+  /** Audio flows from here on; `port` is what a bridge needs. */
+  | {
+      readonly kind: 'answered';
+      readonly port: PortRef;
+      readonly sipCallId: string;
+      readonly sipHeaders: SipHeaders;
+    }
+  | {
+      readonly kind: 'digit';
+      readonly key: string;
+      readonly durationMs: number;
+      readonly source: 'rfc4733' | 'inband' | 'info';
+    }
+  | {
+      readonly kind: 'playDone';
+      readonly playId: string;
+      readonly reason: 'finished' | 'stopped' | 'failed';
+      readonly playedMs: number;
+    }
+  | {
+      readonly kind: 'recordDone';
+      readonly recordId: string;
+      readonly reason: 'stopped' | 'maxMs' | 'silence' | 'failed' | 'portClosed';
+      readonly durationMs: number;
+    }
+  | { readonly kind: 'bridged'; readonly peerLegId: LegId }
+  | { readonly kind: 'unbridged'; readonly peerLegId: LegId }
+  /** The peer put us on hold or took us back (re-INVITE with a direction). */
+  | { readonly kind: 'hold'; readonly onHold: boolean }
+  /** No RTP for the configured time. A report: it never ends a call by itself. */
+  | { readonly kind: 'silent'; readonly silentMs: number }
+  | { readonly kind: 'active' }
+  /** The media worker died and the port was made again elsewhere: bridges must be renewed. */
+  | { readonly kind: 'portMoved'; readonly port: PortRef }
+  | {
+      readonly kind: 'commandFailed';
+      readonly id: string;
+      readonly code: ErrorCode;
+      readonly details: ErrorDetails;
+    }
+  | LegEnded;
+
+/** The last event of a leg. */
+export interface LegEnded {
+  readonly kind: 'ended';
+  readonly code: ErrorCode;
+  readonly by: 'local' | 'remote';
+  /** Final status seen or sent; 200 for an answered leg that ended by BYE. */
+  readonly sipStatus: number;
+  readonly reason: string;
+  readonly sipCallId: string;
+  readonly headers: SipHeaders;
+  readonly stats: PortStats | null;
+}
+
+export type LegEvent = {
+  readonly legId: LegId;
+  readonly seq: number;
+  /** Wall clock of the leg's node, ms since the epoch. */
+  readonly atMs: number;
+} & LegFact;
+
+/** Where commands to a leg go. */
+export function legSubject(legId: LegId): Subject<LegCommand> {
+  return `leg.${legId}` as Subject<LegCommand>;
+}
+
+/** Where the events of a call's leg go. */
+export function callSubject(sid: CallSid): Subject<LegEvent> {
+  return `call.${sid}` as Subject<LegEvent>;
+}
+
+/** One leg per call: the leg's id is the call's hex under another prefix, so traces read well. */
+export function legIdOf(sid: CallSid): LegId {
+  return `LG${sid.slice(2)}`;
+}
+
+// --- An INVITE that came: edge → router, answered with a verdict ------------------------------
+
+export interface LegOffer {
+  readonly source: PeerAddress;
+  readonly requestUri: string;
+  readonly fromUri: string;
+  readonly fromDisplay: string;
+  readonly toUri: string;
+  readonly sipCallId: string;
+  readonly headers: SipHeaders;
+  /** Diversion / History-Info: the number that was called first, '' when none. */
+  readonly forwardedFrom: string;
+}
+
+export type LegVerdict =
+  | { readonly admitted: true; readonly callSid: CallSid }
+  | { readonly admitted: false; readonly code: ErrorCode; readonly details: ErrorDetails };
+
+export const OFFERS = 'router.offer' as Service<LegOffer, LegVerdict>;
+
+// --- A leg to be placed: router → edge --------------------------------------------------------
+
+/** One try of an outgoing leg. `peer` skips name resolution. */
+export interface LegTarget {
+  readonly uri: string;
+  readonly peer: PeerAddress | null;
+  /** A gateway of a configured trunk may be on a private address; a dialled URI may not. */
+  readonly trusted: boolean;
+}
+
+export interface LegOrder {
+  readonly legId: LegId;
+  readonly callSid: CallSid;
+  readonly accountSid: AccountSid;
+  /** In order; the next is tried when one cannot be reached or answers 503 (RFC 3263 §4.3). */
+  readonly targets: readonly LegTarget[];
+  readonly fromUri: string;
+  readonly fromDisplay: string;
+  readonly headers: readonly (readonly [name: string, value: string])[];
+  /** Clear text, because messages are plain data. Never logged, never journalled. */
+  readonly credentials: {
+    readonly username: string;
+    readonly password: string;
+    readonly realm: string | null;
+  } | null;
+  readonly ringTimeoutMs: number;
+  /** Put the port beside this one, so that the two can be bridged without a tunnel. */
+  readonly near: PortRef | null;
+}
+
+/** What can be said at once; everything later comes as leg events. */
+export interface LegOrderTaken {
+  readonly legId: LegId;
+}
+
+export const ORDERS = 'edge.order' as Service<LegOrder, LegOrderTaken>;

@@ -1,0 +1,377 @@
+/** The parts of call/ that need neither SIP nor media: journal, routes, admission, history, holes. */
+import { appendFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
+import { DEFAULT_LOCAL_BUS, LocalBus } from '../src/bus/bus.ts';
+import { BoundedAdmission, DEFAULT_ADMISSION } from '../src/call/admission.ts';
+import { Call, type CallDeps, DEFAULT_CALL_OPTIONS, newCallRecord } from '../src/call/call.ts';
+import { DEFAULT_JOURNAL, FileJournal, noJournal } from '../src/call/journal.ts';
+import { callSubject, type LegCommand, type LegFact, legSubject } from '../src/call/leg.ts';
+import { LegOutbox } from '../src/call/leg-outbox.ts';
+import { partyOf } from '../src/call/leg-signal.ts';
+import {
+  fromUriOf,
+  gatewayUri,
+  matchesPattern,
+  orderGateways,
+  selectTrunk,
+  type TrunkRoute,
+} from '../src/call/route.ts';
+import { DEFAULT_TRACE, TraceBook } from '../src/call/trace.ts';
+import { type Clock, realClock } from '../src/core/clock.ts';
+import { silentLog } from '../src/core/log.ts';
+import { type AccountSid, type CallSid, newSid, type TrunkSid } from '../src/core/sid.ts';
+
+const ACCOUNT = `AC${'a'.repeat(32)}` as AccountSid;
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+const cell = (value: object): { snapshot(): object } => ({ snapshot: () => value });
+
+// Timers of the clock do not keep a process alive; a test that waits for one needs something that does.
+const alive = setInterval(() => undefined, 1_000);
+t.teardown(() => clearInterval(alive));
+
+async function folder(t: Test): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'tandem-journal-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+function journalIn(
+  directory: string,
+  options: Partial<typeof DEFAULT_JOURNAL> = {},
+  log = silentLog,
+): FileJournal {
+  return new FileJournal({ ...DEFAULT_JOURNAL, clock: realClock, log, directory, ...options });
+}
+
+t.test('journal: the last word on each key comes back', async (t) => {
+  const directory = await folder(t);
+  const first = journalIn(directory);
+  t.equal((await first.start()).size, 0);
+  const state = { n: 0, text: 'grüße\n"' };
+  const counter = cell(state);
+  for (let n = 1; n <= 100; n += 1) {
+    state.n = n;
+    first.put('call.1', counter);
+  }
+  first.put('call.2', cell({ n: 2 }));
+  await first.flush();
+  first.put('call.3', cell({ n: 3 }));
+  first.remove('call.2');
+  first.put('never', cell({}));
+  first.remove('never');
+  await first.close();
+
+  const lines = (await readFile(join(directory, 'journal.1'), 'utf8')).trim().split('\n');
+  t.equal(lines.length, 4, 'a hundred changes of one batch are one line');
+  const second = journalIn(directory);
+  const records = await second.start();
+  t.same(Object.fromEntries(records), {
+    'call.1': { n: 100, text: 'grüße\n"' },
+    'call.3': { n: 3 },
+  });
+  await second.close();
+});
+
+t.test('journal: a damaged tail or line costs that line only', async (t) => {
+  const directory = await folder(t);
+  const first = journalIn(directory);
+  await first.start();
+  for (let n = 0; n < 5; n += 1) first.put(`call.${n}`, cell({ n }));
+  await first.close();
+  const path = join(directory, 'journal.1');
+  const text = await readFile(path, 'latin1');
+  await writeFile(path, text.replace('"n":2', '"n":7'), 'latin1');
+  await appendFile(path, '00000000 ["call.9",{"n":9}]\ndeadbeef ["call.8",{"n"', 'latin1');
+
+  const second = journalIn(directory);
+  const records = await second.start();
+
+  t.same([...records.keys()].sort(), ['call.0', 'call.1', 'call.3', 'call.4']);
+  t.equal(second.damagedLines, 3);
+  await second.close();
+});
+
+t.test('journal: it is compacted while it is written, and loses nothing', async (t) => {
+  const directory = await folder(t);
+  const journal = journalIn(directory, { compactBytesMin: 20_000, batchRecordsMax: 7 });
+  await journal.start();
+  const pad = 'x'.repeat(100);
+  for (let round = 0; round < 30; round += 1) {
+    for (let n = 0; n < 20; n += 1) journal.put(`call.${n}`, cell({ round, n, pad }));
+    if (round % 3 === 0) journal.remove(`call.${round % 20}`);
+    await journal.flush();
+  }
+  await journal.close();
+
+  const files = await readdir(directory);
+  t.equal(files.length, 1, 'older files are gone');
+  t.ok((await stat(join(directory, files[0] ?? ''))).size < 30_000, 'and it stays small');
+  const again = journalIn(directory);
+  const records = await again.start();
+  t.equal(records.size, 20);
+  for (const record of records.values()) t.match(record, { round: 29 });
+  await again.close();
+});
+
+t.test('journal: what was loaded survives a second restart before anybody takes it', async (t) => {
+  const directory = await folder(t);
+  const first = journalIn(directory);
+  await first.start();
+  first.put('leg.1', cell({ n: 1 }));
+  await first.close();
+  const second = journalIn(directory);
+  await second.start();
+  await second.close();
+
+  const third = journalIn(directory);
+  t.same([...(await third.start())], [['leg.1', { n: 1 }]]);
+  third.remove('leg.1');
+  await third.close();
+  const fourth = journalIn(directory);
+  t.equal((await fourth.start()).size, 0);
+  await fourth.close();
+});
+
+t.test('journal: a disk that cannot be written is told once, and tried again', async (t) => {
+  const directory = await folder(t);
+  const told: string[] = [];
+  const log = { ...silentLog, error: (_: object, text: string) => told.push(text) } as never;
+  const journal = journalIn(directory, { retryMs: 10, batchMs: 1 }, log);
+  await journal.start();
+  await journal.flush();
+  let isBroken = true;
+  journal.put('call.1', {
+    snapshot: () => {
+      if (isBroken) throw new RangeError('no space left');
+      return { n: 1 };
+    },
+  });
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  t.same(told, ['journal cannot be written']);
+
+  isBroken = false;
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  await journal.close();
+  const again = journalIn(directory);
+  t.same([...(await again.start())], [['call.1', { n: 1 }]]);
+  await again.close();
+});
+
+t.test('routes: patterns, trunks, gateways', async (t) => {
+  t.ok(matchesPattern('+4930123', '+49*'));
+  t.ok(matchesPattern('100', '1??'));
+  t.ok(matchesPattern('anything', '*'));
+  t.notOk(matchesPattern('+4930123', '+4930?'));
+  t.notOk(matchesPattern('1', ''));
+  t.notOk(matchesPattern('a'.repeat(5_000), `${'a*'.repeat(2_000)}b`), 'in linear time');
+  const trunk = (patterns: string[], isEnabled = true): TrunkRoute => ({
+    sid: `TK${patterns.join('')}` as TrunkSid,
+    isEnabled,
+    numberPatterns: patterns,
+    gateways: [{ uri: 'sip:gw.example', priority: 1, weight: 1 }],
+    credentials: null,
+  });
+  const trunks = [trunk(['+49*'], false), trunk([]), trunk(['+49*', '+43*']), trunk(['*'])];
+  t.equal(selectTrunk(trunks, '+43123'), trunks[2]);
+  t.equal(selectTrunk(trunks, '+1555'), trunks[3]);
+  t.equal(selectTrunk(trunks.slice(0, 2), '+49'), null);
+
+  const gateways = [
+    { uri: 'c', priority: 2, weight: 1 },
+    { uri: 'a', priority: 1, weight: 90 },
+    { uri: 'b', priority: 1, weight: 10 },
+  ];
+  const order = (draw: number): string =>
+    orderGateways(gateways, () => draw)
+      .map(({ uri }) => uri)
+      .join('');
+  t.equal(order(0), 'abc');
+  t.equal(order(0.95), 'bac');
+
+  t.equal(
+    gatewayUri('sip:gw.example:5070;transport=tcp', '*21#'),
+    'sip:*21%23@gw.example:5070;transport=tcp',
+  );
+  t.equal(fromUriOf('+15551234', 'us.example'), 'sip:+15551234@us.example');
+  t.equal(fromUriOf('client:al ice', 'us.example'), 'sip:al%20ice@us.example');
+  t.equal(fromUriOf('', 'us.example'), 'sip:anonymous@anonymous.invalid');
+  t.equal(partyOf('sip:+15551234@host;user=phone'), '+15551234');
+  t.equal(partyOf('tel:+1-555-1234'), '+15551234');
+  t.equal(partyOf('sip:bob@host.example:5070;x=y'), 'sip:bob@host.example');
+});
+
+t.test('admission: bounds in all, per account and per second', async (t) => {
+  let nowMs = 0;
+  const clock: Clock = { ...realClock, monotonicMs: () => nowMs };
+  const admission = new BoundedAdmission({
+    ...DEFAULT_ADMISSION,
+    clock,
+    liveCallsMax: 30,
+    liveCallsPerAccountMax: 25,
+    callsPerSecondMax: 1_000,
+    callsPerSecondPerAccountMax: 10,
+    burstSeconds: 1,
+  });
+  const ask = (n: number): string => {
+    const accountSid = `AC${n}` as AccountSid;
+    return admission.admit({ accountSid, direction: 'inbound' })?.code ?? 'ok';
+  };
+
+  const first = Array.from({ length: 12 }, () => ask(1));
+  t.equal(first.filter((code) => code === 'ok').length, 10, 'a burst of one second');
+  t.equal(ask(2), 'ok', "another account's calls do not suffer");
+  nowMs = 2_000;
+  for (let n = 0; n < 10; n += 1) t.equal(ask(1), 'ok');
+  nowMs = 4_000;
+  for (let n = 0; n < 5; n += 1) t.equal(ask(1), 'ok');
+  t.equal(ask(1), 'OVERLOADED', 'live calls of one account');
+  for (let n = 0; n < 4; n += 1) t.equal(ask(3), 'ok');
+  t.equal(ask(3), 'OVERLOADED', 'live calls in all');
+  admission.ended('AC3' as AccountSid);
+  t.equal(ask(3), 'ok');
+  admission.drain(true);
+  admission.ended('AC3' as AccountSid);
+  t.equal(ask(3), 'DRAINING');
+});
+
+t.test('history: the beginning and the end of a call are kept, and it is bounded', async (t) => {
+  const clock = realClock;
+  const trace = new TraceBook({ ...DEFAULT_TRACE, clock, entriesPerCallMax: 8, endedCallsMax: 2 });
+  const sids = [1, 2, 3].map(() => newSid('CA', clock));
+  const [sid] = sids as [CallSid];
+  const peer = { transport: 'udp', address: '127.0.0.1', port: 1 } as const;
+  const message = { atMs: 1, direction: 'in', callId: 'x', peer, bytes: 5 } as const;
+  trace.sip({ ...message, firstLine: 'INVITE', retransmission: false });
+
+  trace.open(sid);
+  trace.bindSip('x', sid);
+  for (let n = 0; n < 20; n += 1) trace.add(sid, 'verb', `v${n}`);
+
+  t.same(
+    trace.entries(sid).map(({ text }) => text),
+    ['<- INVITE', 'v0', 'v14', 'v15', 'v16', 'v17', 'v18', 'v19'],
+  );
+  t.equal(trace.dropped(sid), 13);
+  for (const other of sids) {
+    trace.open(other);
+    trace.end(other);
+  }
+  t.same(trace.entries(sid), [], 'the oldest ended call is forgotten');
+});
+
+function legLess(t: Test): { call: Call; outbox: LegOutbox; bus: LocalBus; sid: CallSid } {
+  const clock = realClock;
+  const bus = new LocalBus({
+    ...DEFAULT_LOCAL_BUS,
+    clock,
+    onError: (error) => t.fail(error.message),
+  });
+  const deps: CallDeps = {
+    clock,
+    log: silentLog,
+    bus,
+    journal: noJournal,
+    trace: new TraceBook({ ...DEFAULT_TRACE, clock }),
+    options: DEFAULT_CALL_OPTIONS,
+  };
+  const sid = newSid('CA', clock);
+  const record = newCallRecord({
+    sid,
+    accountSid: ACCOUNT,
+    direction: 'inbound',
+    from: '1',
+    to: '2',
+    status: 'ringing',
+    createdAtMs: 0,
+  });
+  const call = Call.create(record, deps);
+  const { legId } = record;
+  const limits = { eventsKeptMax: 8, commandsSeenMax: 8 };
+  const outbox = new LegOutbox({ clock, bus, legId, callSid: sid, ...limits });
+  return { call, outbox, bus, sid };
+}
+
+const digit = (key: string): LegFact => ({
+  kind: 'digit',
+  key,
+  durationMs: 100,
+  source: 'rfc4733',
+});
+
+t.test('events that a bus loses are asked for again', async (t) => {
+  const { call, outbox, bus, sid } = legLess(t);
+  const keys: string[] = [];
+  call.on('leg', (event) => event.kind === 'digit' && keys.push(event.key));
+  const lossy = bus.publish.bind(bus);
+  let isLosing = false;
+  bus.publish = ((subject, message) => {
+    if (!(isLosing && subject === callSubject(sid))) lossy(subject, message);
+  }) as typeof bus.publish;
+  bus.subscribe(legSubject(call.record.legId), (command) => {
+    if (command.kind === 'attach') outbox.repeat(command.fromSeq);
+  });
+
+  outbox.emit(digit('1'));
+  isLosing = true;
+  outbox.emit(digit('2'));
+  outbox.emit(digit('3'));
+  isLosing = false;
+  outbox.emit(digit('4'));
+  outbox.emit(digit('5'));
+  await turn();
+
+  t.equal(keys.join(''), '12345');
+  isLosing = true;
+  for (const key of 'ABCDABCDAB') outbox.emit(digit(key)); // more than the leg keeps
+  isLosing = false;
+  outbox.emit(digit('6'));
+  await turn();
+  t.equal(keys.join(''), '12345DABCDAB6', 'what the leg has forgotten is left out');
+  call.fail('LEG_LOST');
+});
+
+t.test('a command with a known id is not done again, its outcome is repeated', async (t) => {
+  const { call, outbox } = legLess(t);
+  const seen: string[] = [];
+  call.on('leg', (event) => seen.push(`${event.seq} ${event.kind}`));
+  const play: LegCommand = {
+    id: 'a',
+    kind: 'play',
+    playId: 'p',
+    source: { kind: 'silence', durationMs: 10 },
+    loop: 1,
+  };
+
+  t.equal(outbox.takes(play), true);
+  t.equal(outbox.takes(play), false, 'under way: nothing to say yet');
+  outbox.emit({ kind: 'playDone', playId: 'p', reason: 'finished', playedMs: 10 }, 'play p');
+  t.equal(outbox.takes(play), false);
+  await turn();
+
+  t.same(seen, ['1 playDone', '2 playDone']);
+  const copy = JSON.parse(JSON.stringify(outbox.record()));
+  t.same(copy, outbox.record(), 'its state is plain data');
+  call.fail('LEG_LOST');
+});
+
+t.test('two legs that were parted can be joined again under the same id', async (t) => {
+  const { call, outbox } = legLess(t);
+  const bridge = {
+    id: 'b',
+    kind: 'bridge',
+    peer: { worker: 0, handle: 1 },
+    peerLegId: 'x',
+  } as const;
+
+  t.equal(outbox.takes(bridge), true);
+  outbox.emit({ kind: 'bridged', peerLegId: 'x' }, 'b');
+  t.equal(outbox.takes(bridge), false);
+  t.equal(outbox.takes({ id: 'b.end', kind: 'unbridge' }), true);
+  outbox.emit({ kind: 'unbridged', peerLegId: 'x' }, 'b.end');
+  t.equal(outbox.takes(bridge), true);
+  outbox.emit({ kind: 'bridged', peerLegId: 'x' }, 'b');
+  t.equal(outbox.takes({ id: 'b.end', kind: 'unbridge' }), true);
+  call.fail('LEG_LOST');
+});
