@@ -1,0 +1,115 @@
+/**
+ * What one verb is given while it runs: the services behind it, narrowed to its call, its place in
+ * the flow and its document. Made when the verb starts, closed when it is over.
+ */
+import type { Call } from '../call/call.ts';
+import type { CallRecord } from '../call/call-record.ts';
+import type { LegAction } from '../call/leg.ts';
+import { GatewayError } from '../core/errors.ts';
+import type { Course } from './course.ts';
+import type { FlowDocument, FlowEvent } from './flow.ts';
+import type { ChildCalls, Notice, Prompts, Recordings, VerbContext, VerbOptions } from './verb.ts';
+
+export interface RunningVerbOptions {
+  readonly call: Call;
+  readonly course: Course;
+  readonly prompts: Prompts;
+  readonly recordings: Recordings;
+  readonly children: ChildCalls;
+  readonly options: VerbOptions;
+  readonly document: FlowDocument;
+  readonly notify: (notice: Notice) => void;
+  readonly report: (error: GatewayError) => void;
+}
+
+export class RunningVerb implements VerbContext {
+  readonly id: string;
+  readonly prompts: Prompts;
+  readonly #parts: RunningVerbOptions;
+
+  constructor(parts: RunningVerbOptions) {
+    this.#parts = parts;
+    const { documentNo, cursor } = parts.course.flow;
+    this.id = `v${documentNo}.${cursor}`;
+    // Waiting for a prompt ends with the call, with a redirect, and some time in any case.
+    const { course, prompts, options } = parts;
+    this.prompts = {
+      audio: (url) => course.within(prompts.audio(url), options.promptMsMax),
+      speech: (request) => course.within(prompts.speech(request), options.promptMsMax),
+    };
+  }
+
+  get call(): CallRecord {
+    return this.#parts.call.record;
+  }
+
+  get state(): object | null {
+    return this.#parts.course.flow.state;
+  }
+
+  get recordings(): Recordings {
+    return this.#parts.recordings;
+  }
+
+  get children(): ChildCalls {
+    return this.#parts.children;
+  }
+
+  get options(): VerbOptions {
+    return this.#parts.options;
+  }
+
+  save(state: object): void {
+    this.#parts.course.save({ state });
+  }
+
+  send(step: string, action: LegAction): void {
+    if (this.#parts.course.why === 'closed') return;
+    this.#parts.call.send({ id: `${this.id}.${step}`, ...action });
+  }
+
+  next(untilMs?: number): Promise<FlowEvent | null> {
+    return this.#parts.course.next(untilMs);
+  }
+
+  nowMs(): number {
+    return this.#parts.course.nowMs();
+  }
+
+  resolve(url: string | null): string {
+    return resolveUrl(url, this.#parts.document);
+  }
+
+  notify(notice: Notice): void {
+    this.#parts.notify(notice);
+  }
+
+  report(error: GatewayError): void {
+    this.#parts.report(error);
+  }
+}
+
+const HTTP_URL = /^https?:\/\//i;
+
+/**
+ * An absolute URL as it was written, because the app signs and compares that very string; a
+ * relative one against the document it stands in (RFC 3986 §5).
+ */
+export function resolveUrl(written: string | null, document: FlowDocument): string {
+  const base = document.url;
+  if (written === null || written.trim() === '') {
+    if (base === null) throw new GatewayError('APP_URL', { url: '(none: the document is inline)' });
+    return base;
+  }
+  const url = written.trim();
+  if (HTTP_URL.test(url)) {
+    if (!URL.canParse(url)) throw new GatewayError('APP_URL', { url });
+    return url;
+  }
+  // Another scheme is no relative reference; `//host/path` and `?query` are.
+  if (/^[a-z][a-z0-9+.-]*:/i.test(url)) throw new GatewayError('APP_URL', { url });
+  if (base === null) throw new GatewayError('RELATIVE_ACTION', { url });
+  const resolved = URL.parse(url, base);
+  if (resolved === null) throw new GatewayError('APP_URL', { url });
+  return resolved.href;
+}

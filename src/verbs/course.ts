@@ -1,0 +1,195 @@
+/**
+ * The course of one call's application: its flow record, what came in and is not taken yet, and
+ * waiting for more. Every event is in the record before anybody acts on it, in the same turn in
+ * which the call took it in, so the journal never has one without the other.
+ *
+ * Not the running of documents (`interpreter.ts`).
+ */
+import type { Call } from '../call/call.ts';
+import type { LegEvent } from '../call/leg.ts';
+import type { Clock, Timer } from '../core/clock.ts';
+import { GatewayError } from '../core/errors.ts';
+import { type FlowEvent, type FlowRecord, Interruption } from './flow.ts';
+
+export interface CourseOptions {
+  readonly call: Call;
+  readonly clock: Clock;
+  readonly flow: FlowRecord;
+  /** Events waiting to be taken; keys beyond it are lost, as on a full keypad buffer. */
+  readonly inboxMax: number;
+}
+
+/** Events of the own leg that some verb acts on. */
+const TAKEN: ReadonlySet<LegEvent['kind']> = new Set<LegEvent['kind']>([
+  'answered',
+  'digit',
+  'playDone',
+  'recordDone',
+  'bridged',
+  'unbridged',
+  'commandFailed',
+]);
+
+export class Course {
+  readonly #options: CourseOptions;
+  readonly #call: Call;
+  readonly #clock: Clock;
+  /** Wall clock at an instant of the monotonic one: together a wall clock that cannot jump. */
+  readonly #originMs: number;
+  #flow: FlowRecord;
+  #abort = new AbortController();
+  #why: Interruption['why'] | null = null;
+  #wake: (() => void) | null = null;
+  /** The first event of the inbox was given out, and goes with the next change. */
+  #isTaken = false;
+
+  constructor(options: CourseOptions) {
+    this.#options = options;
+    this.#call = options.call;
+    this.#clock = options.clock;
+    this.#originMs = options.clock.nowMs() - options.clock.monotonicMs();
+    this.#flow = options.flow;
+    this.#call.on('leg', this.#onLeg);
+    this.#call.on('ended', this.#onEnded);
+    if (!this.#call.isLive) this.interrupt('ended');
+  }
+
+  get flow(): FlowRecord {
+    return this.#flow;
+  }
+
+  /** Why waiting is over, when it is. */
+  get why(): Interruption['why'] | null {
+    return this.#why;
+  }
+
+  /** Aborts with an `Interruption` as reason. */
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  nowMs(): number {
+    return this.#originMs + this.#clock.monotonicMs();
+  }
+
+  /** Changes the record; the event given out last is done with. */
+  save(changes: Partial<FlowRecord>): void {
+    if (this.#why === 'closed') return;
+    const inbox = this.#isTaken ? this.#flow.inbox.slice(1) : this.#flow.inbox;
+    this.#isTaken = false;
+    this.#flow = { ...this.#flow, inbox, ...changes };
+    this.#call.saveFlow(this.#flow);
+  }
+
+  /** Adds an event and wakes whoever waits for one. */
+  post(event: FlowEvent): void {
+    if (this.#why === 'closed') return;
+    const isFull = this.#flow.inbox.length >= this.#options.inboxMax;
+    if (isFull && event.kind === 'digit') return;
+    this.#flow = { ...this.#flow, inbox: [...this.#flow.inbox, event] };
+    this.#call.saveFlow(this.#flow);
+    this.#wake?.();
+  }
+
+  /** Keys that were pressed before anybody asked for them. */
+  dropDigits(): void {
+    const { inbox } = this.#flow;
+    if (!inbox.some((event) => event.kind === 'digit')) return;
+    this.save({ inbox: inbox.filter((event) => event.kind !== 'digit') });
+  }
+
+  /** The next event, or null at `untilMs`. Rejects `Interruption`; an end comes after all events. */
+  async next(untilMs = Number.POSITIVE_INFINITY): Promise<FlowEvent | null> {
+    if (this.#isTaken) this.save({});
+    for (;;) {
+      if (this.#why !== null && this.#why !== 'ended') throw new Interruption(this.#why);
+      const event = this.#flow.inbox[0];
+      if (event !== undefined) {
+        this.#isTaken = true;
+        if (isProgress(event)) this.#progress();
+        return event;
+      }
+      if (this.#why !== null) throw new Interruption(this.#why);
+      const leftMs = untilMs - this.nowMs();
+      if (leftMs <= 0) {
+        this.#progress();
+        return null;
+      }
+      await this.#sleep(leftMs);
+    }
+  }
+
+  /** The outcome of `work`, unless an interruption or `deadlineMs` comes first. */
+  async within<T>(work: Promise<T>, deadlineMs: number): Promise<T> {
+    const { signal } = this;
+    const late = Promise.withResolvers<never>();
+    const onAbort = (): void => late.reject(signal.reason);
+    const timer = this.#clock.timer(deadlineMs, () => {
+      late.reject(new GatewayError('INTERNAL', { problem: `nothing within ${deadlineMs} ms` }));
+    });
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    try {
+      return await Promise.race([work, late.promise]);
+    } finally {
+      timer.cancel();
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Ends all waiting. `closed` wins over `ended`, and `ended` over `redirected`. */
+  interrupt(why: Interruption['why']): void {
+    if (this.#why === 'closed' || (this.#why === 'ended' && why === 'redirected')) return;
+    this.#why = why;
+    this.#abort.abort(new Interruption(why));
+    this.#wake?.();
+  }
+
+  /** After a redirect: waiting works again. */
+  goOn(): void {
+    if (this.#why !== 'redirected') return;
+    this.#why = null;
+    this.#abort = new AbortController();
+  }
+
+  /** Lets go of the call. The record stays with it. */
+  close(): void {
+    this.interrupt('closed');
+    this.#call.off('leg', this.#onLeg);
+    this.#call.off('ended', this.#onEnded);
+  }
+
+  /** Something was heard, said or awaited: the flow does not merely go round. */
+  #progress(): void {
+    if (this.#flow.idleDocuments !== 0) this.#flow = { ...this.#flow, idleDocuments: 0 };
+  }
+
+  async #sleep(delayMs: number): Promise<void> {
+    let timer: Timer | null = null;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (Number.isFinite(delayMs)) timer = this.#clock.timer(delayMs, resolve);
+    });
+    this.#wake = null;
+    (timer as Timer | null)?.cancel();
+  }
+
+  readonly #onLeg = (event: LegEvent): void => {
+    if (TAKEN.has(event.kind)) this.post(event);
+  };
+
+  readonly #onEnded = (): void => this.interrupt('ended');
+}
+
+function isProgress(event: FlowEvent): boolean {
+  switch (event.kind) {
+    case 'playDone':
+      return event.playedMs > 0;
+    case 'digit':
+    case 'recordDone':
+    case 'bridged':
+      return true;
+    default:
+      return false;
+  }
+}

@@ -1,0 +1,407 @@
+/**
+ * `<Dial>`: calls somebody and joins the two.
+ *
+ * Calling out is `dial-attempts.ts`, whom is `dial-nouns.ts`. Here: the attributes, what happens
+ * between the callee's answer and the joining (keys, whisper, the caller's own answer), the time
+ * the two talk, and what the app is told afterwards. RFC 3261 knows no such thing: to SIP these
+ * are two calls, and that they belong together is only our doing.
+ */
+import type { CallRecord } from '../call/call-record.ts';
+import type { LegEvent } from '../call/leg.ts';
+import { asGatewayError } from '../core/errors.ts';
+import {
+  type Attempt,
+  type AttemptEnd,
+  type Calling,
+  callOut,
+  change,
+  type DialContext,
+  type DialState,
+  type DialStatus,
+  endOf,
+  openAttempts,
+  stateOf,
+} from './dial-attempts.ts';
+import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
+import { type FlowEvent, Interruption, sidOf } from './flow.ts';
+import { playIdOf, stop } from './output.ts';
+import { seconds } from './parameters.ts';
+import {
+  RECORDING_ATTRIBUTES,
+  type RecordingNotices,
+  recordingBegan,
+  recordingEnded,
+  recordingNotices,
+  trim,
+} from './recording.ts';
+import { flag, matching, method, oneOf, text, url, type Values, whole } from './schema.ts';
+import { RING_TONE_NAMES, RINGING_TONES } from './tones.ts';
+import { answer, NEXT, type Outcome, type VerbRow, verb } from './verb.ts';
+
+const RECORD_MODES = [
+  'do-not-record',
+  'record-from-answer',
+  'record-from-ringing',
+  'record-from-answer-dual',
+  'record-from-ringing-dual',
+] as const;
+
+const ATTRIBUTES = {
+  action: url(),
+  method: method(),
+  timeout: whole({ absent: 30, min: 5, max: 600, number: 13212 }),
+  timeLimit: whole({ absent: 14_400, min: 1, max: 86_400, number: 13216 }),
+  hangupOnStar: flag({ absent: false }),
+  callerId: matching(/^[A-Za-z0-9+\-_.@:]{1,128}$/, 'a number or name', {
+    absent: null,
+    number: 13214,
+  }),
+  answerOnBridge: flag({ absent: false, number: 13219 }),
+  ringTone: oneOf(RING_TONE_NAMES, { absent: 'us', number: 13220 }),
+  record: oneOf(RECORD_MODES, {
+    absent: 'do-not-record',
+    number: 13217,
+    aliases: { true: 'record-from-answer', false: 'do-not-record' },
+  }),
+  recordingTrack: oneOf(['inbound', 'outbound', 'both'], { absent: 'both' }),
+  ...RECORDING_ATTRIBUTES,
+  trim: trim('do-not-trim'),
+  referUrl: url(),
+  referMethod: method(),
+  sequential: flag({ absent: false, number: 13218 }),
+  callReason: text({ absent: null }),
+  recordingConfigurationId: text({ absent: null }),
+  events: text({ absent: null }),
+  passports: text({ absent: null }),
+};
+
+/** More than this are left out when the document is read; `dialForksMax` may be lower. */
+const NOUNS_MAX = 10;
+
+interface Dial extends Calling {
+  readonly action: string | null;
+  readonly method: 'GET' | 'POST';
+  readonly hangupOnStar: boolean;
+  readonly answerOnBridge: boolean;
+  readonly recording: DialRecording | null;
+}
+
+interface DialRecording {
+  readonly fromRinging: boolean;
+  readonly channels: 1 | 2;
+  readonly track: 'inbound' | 'outbound' | 'both';
+  readonly trimSilence: boolean;
+  readonly notices: RecordingNotices;
+}
+
+const ROW: VerbRow<typeof ATTRIBUTES, Dial, DialState> = {
+  name: 'Dial',
+  doc: 'calls somebody and joins the two',
+  attributes: ATTRIBUTES,
+  children: DIAL_NOUNS,
+  nestingNumber: 13215,
+  hasText: true,
+  whisperError: 'DIAL_IN_WHISPER',
+  needsAnswer: (dial) => !dial.answerOnBridge,
+  read(values, { element, text: written, children, reader }) {
+    const nouns = children.map((child) => readNoun(child, reader));
+    // Bare text is the number; beside nouns it can only be a slip.
+    if (nouns.length === 0) nouns.push(numberNoun(written));
+    else if (written !== '') reader.warn(element, 13215, '<Dial> takes text or nouns, not both');
+    if (nouns.length > NOUNS_MAX) {
+      reader.warn(element, 13215, `<Dial> calls ${NOUNS_MAX} at most; the rest is left out`);
+    }
+    return {
+      action: values.action,
+      method: values.method,
+      nouns: nouns.slice(0, NOUNS_MAX),
+      sequential: values.sequential,
+      timeoutMs: values.timeout * 1000,
+      timeLimitMs: values.timeLimit * 1000,
+      callerId: values.callerId,
+      ringing: RINGING_TONES[values.ringTone],
+      hangupOnStar: values.hangupOnStar,
+      answerOnBridge: values.answerOnBridge,
+      recording: readRecording(values),
+    };
+  },
+  run: runDial,
+  async interrupt(dial, context) {
+    hangUpAll(context);
+    stop(context, 'ringback');
+    await endRecording(dial, context, true);
+  },
+};
+
+export const DIAL = verb(ROW);
+
+function readRecording(values: Values<typeof ATTRIBUTES>): DialRecording | null {
+  if (values.record === 'do-not-record') return null;
+  const isDual = values.record.endsWith('-dual') && values.recordingTrack === 'both';
+  return {
+    fromRinging: values.record.startsWith('record-from-ringing'),
+    channels: isDual ? 2 : 1,
+    track: values.recordingTrack,
+    trimSilence: values.trim === 'trim-silence',
+    notices: recordingNotices(values),
+  };
+}
+
+async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
+  // Before anybody is called: what cannot be told afterwards must not be begun.
+  const action = dial.action === null ? null : context.resolve(dial.action);
+  try {
+    if (stateOf(context).recording !== null) await beginRecording(dial, context);
+    await callOut(dial, context, async () => {
+      if (dial.recording?.fromRinging) await beginRecording(dial, context);
+    });
+    if (stateOf(context).winner === null) stop(context, 'ringback');
+    else await connect(dial, context);
+    await endRecording(dial, context, true);
+  } catch (thrown) {
+    if (!(thrown instanceof Interruption) || thrown.why !== 'ended') throw thrown;
+    // The caller is gone: so are those he called, and the app still hears how it went.
+    hangUpAll(context);
+    await endRecording(dial, context, false);
+  }
+  if (action === null) return NEXT;
+  return { kind: 'document', url: action, method: dial.method, params: result(dial, context) };
+}
+
+/** From the callee's answer to the end of the talk. */
+async function connect(dial: Dial, context: DialContext): Promise<void> {
+  const attempt = winnerOf(context);
+  const noun = attempt && dial.nouns[attempt.noun];
+  if (attempt === undefined || noun === undefined) return;
+  await sendDigits(noun, attempt, context);
+  await whisper(noun, attempt, context);
+  if (!isTalkable(attempt, context)) {
+    stop(context, 'ringback');
+    return;
+  }
+  await answer(context);
+  stop(context, 'ringback');
+  if (stateOf(context).recording === null) await beginRecording(dial, context);
+  context.children.bridge(attempt.sid);
+  await talk(dial, attempt, context);
+}
+
+async function sendDigits(noun: Noun, attempt: Attempt, context: DialContext): Promise<void> {
+  if (noun.sendDigits === null || stateOf(context).areDigitsSent) return;
+  const playId = playIdOf(context, 'digits');
+  context.children.send(attempt.sid, playId, {
+    kind: 'sendDigits',
+    playId,
+    digits: noun.sendDigits,
+  });
+  while (isTalkable(attempt, context)) {
+    const event = await context.next();
+    if (isDigitsDone(event, attempt, playId)) break;
+  }
+  change(context, { areDigitsSent: true });
+}
+
+function isDigitsDone(event: FlowEvent | null, attempt: Attempt, playId: string): boolean {
+  if (event?.kind !== 'child' || event.sid !== attempt.sid) return false;
+  const fact = event.event;
+  if (fact?.kind === 'playDone') return fact.playId === playId;
+  return fact?.kind === 'commandFailed' && fact.id === playId;
+}
+
+/** The callee hears a document of his own first; he may hang up in it. */
+async function whisper(noun: Noun, attempt: Attempt, context: DialContext): Promise<void> {
+  if (noun.whisper === null || !isTalkable(attempt, context)) return;
+  context.children.whisper(attempt.sid, {
+    url: context.resolve(noun.whisper.url),
+    method: noun.whisper.method,
+  });
+  while (isTalkable(attempt, context) && !context.children.isWhispered(attempt.sid)) {
+    await context.next();
+  }
+}
+
+function isTalkable(attempt: Attempt, context: DialContext): boolean {
+  const call = context.children.record(attempt.sid);
+  return isOurs(call) && call.end === null && call.endingCode === null;
+}
+
+/** False once another document took the callee away: he is no longer ours to join or to end. */
+function isOurs(call: CallRecord | null): call is CallRecord {
+  return call?.endsWithParent === true;
+}
+
+async function talk(dial: Dial, attempt: Attempt, context: DialContext): Promise<void> {
+  for (;;) {
+    const call = context.children.record(attempt.sid);
+    if (call === null || call.end !== null) return;
+    if (call.bridgedTo !== context.call.sid && call.endingCode === null) {
+      // Parted while both live: it never held, or another document took the callee away.
+      if (!stateOf(context).isJoined && isOurs(call)) {
+        context.children.hangup(attempt.sid, 'MEDIA_UNAVAILABLE');
+      }
+      return;
+    }
+    const event = await context.next();
+    if (event?.kind === 'bridged') change(context, { isJoined: true });
+    else if (event?.kind === 'digit' && event.key === '*' && dial.hangupOnStar) {
+      context.children.hangup(attempt.sid, 'CALL_COMPLETED');
+    } else takeRecorded(event, context);
+  }
+}
+
+/** A recording that cannot begin does not keep two people from talking. */
+async function beginRecording(dial: Dial, context: DialContext): Promise<void> {
+  const { recording } = dial;
+  if (recording === null || stateOf(context).recorded !== null) return;
+  try {
+    await record(dial, recording, context);
+  } catch (thrown) {
+    if (thrown instanceof Interruption) throw thrown;
+    context.report(asGatewayError(thrown));
+  }
+}
+
+async function record(dial: Dial, recording: DialRecording, context: DialContext): Promise<void> {
+  const known = stateOf(context).recording;
+  const sid = known?.sid ?? sidOf('RE', context.call.sid, context.id);
+  const shape = {
+    source: 'DialVerb',
+    channels: recording.channels,
+    track: recording.track,
+    startedAtMs: known?.startedAtMs ?? context.nowMs(),
+  } as const;
+  const begun = await context.recordings.begin({ sid, call: context.call, ...shape });
+  if (known === null) {
+    const open = { sid, url: begun.url, ...shape };
+    change(context, { recording: open });
+    recordingBegan(open, recording.notices, context);
+  }
+  context.send('record', {
+    kind: 'record',
+    recordId: sid,
+    path: begun.path,
+    channels: recording.channels,
+    source: ({ inbound: 'in', outbound: 'out', both: 'both' } as const)[recording.track],
+    sampleRateHz: 8000,
+    maxMs: dial.timeLimitMs,
+    silenceMs: 0,
+    trimSilence: recording.trimSilence,
+  });
+}
+
+/** Keeps the recorder's word, whenever it comes; true when it was that. */
+function takeRecorded(event: FlowEvent | null, context: DialContext): boolean {
+  const sid = stateOf(context).recording?.sid;
+  if (event === null || sid === undefined) return false;
+  if (isRecordDone(event, sid)) {
+    const { durationMs, reason } = event;
+    change(context, { recorded: { durationMs, isFailed: reason === 'failed' } });
+    return true;
+  }
+  if (event.kind !== 'commandFailed' || event.id !== `${context.id}.record`) return false;
+  change(context, { recorded: { durationMs: 0, isFailed: true } });
+  return true;
+}
+
+function isRecordDone(
+  event: FlowEvent,
+  sid: string,
+): event is Extract<LegEvent, { kind: 'recordDone' }> {
+  return event.kind === 'recordDone' && event.recordId === sid;
+}
+
+/** Stops the recorder and closes the book; waits for the recorder only while there is a leg. */
+async function endRecording(dial: Dial, context: DialContext, hasLeg: boolean): Promise<void> {
+  const { recording } = stateOf(context);
+  if (recording === null || dial.recording === null) return;
+  if (hasLeg && stateOf(context).recorded === null) {
+    context.send('stopRecord', { kind: 'stopRecord', recordId: recording.sid });
+    const untilMs = context.nowMs() + context.options.recordEndMsMax;
+    try {
+      for (;;) {
+        const event = await context.next(untilMs);
+        if (event === null || takeRecorded(event, context)) break;
+      }
+    } catch (thrown) {
+      // The call went meanwhile: the clock knows how long it was.
+      if (!(thrown instanceof Interruption) || thrown.why !== 'ended') throw thrown;
+    }
+  }
+  const { durationMs, isFailed } = stateOf(context).recorded ?? {
+    durationMs: Math.max(0, context.nowMs() - recording.startedAtMs),
+    isFailed: false,
+  };
+  const status = isFailed ? 'failed' : durationMs === 0 ? 'absent' : 'completed';
+  recordingEnded(recording, dial.recording.notices, context, { status, durationMs });
+}
+
+function hangUpAll(context: DialContext): void {
+  for (const attempt of openAttempts(context)) {
+    if (!isOurs(context.children.record(attempt.sid))) continue;
+    const isWinner = attempt.sid === stateOf(context).winner;
+    context.children.hangup(attempt.sid, isWinner ? 'CALL_COMPLETED' : 'CALL_CANCELED');
+  }
+}
+
+function winnerOf(context: DialContext): Attempt | undefined {
+  const { attempts, winner } = stateOf(context);
+  return attempts.find((attempt) => attempt.sid === winner);
+}
+
+/** Which of several failures is told: the one that says most about the person called. */
+const TELLING: readonly DialStatus[] = ['busy', 'no-answer', 'failed', 'canceled'];
+
+function result(dial: Dial, context: DialContext): Readonly<Record<string, string>> {
+  const { attempts, isJoined, recording } = stateOf(context);
+  const winner = winnerOf(context);
+  const attempt = winner ?? mostTelling(attempts);
+  const call = attempt?.isPlaced ? context.children.record(attempt.sid) : null;
+  const end = attempt?.end ?? (call === null ? CANCELED : endOf(call));
+  return {
+    // Who answered was reached, whatever became of it; `DialBridged` says whether they talked.
+    DialCallStatus: winner === undefined ? end.status : 'completed',
+    ...(attempt?.isPlaced ? { DialCallSid: attempt.sid } : {}),
+    ...durationOf(call, context),
+    DialBridged: String(isJoined),
+    ...(recording === null ? {} : { RecordingUrl: recording.url }),
+    ...(attempt !== undefined && dial.nouns[attempt.noun]?.kind === 'sip' ? sipResult(end) : {}),
+    ...(winner !== undefined || end.number === null ? {} : { ErrorCode: String(end.number) }),
+  };
+}
+
+function mostTelling(attempts: readonly Attempt[]): Attempt | undefined {
+  for (const status of TELLING) {
+    const found = attempts.findLast((attempt) => attempt.end?.status === status);
+    if (found !== undefined) return found;
+  }
+  return attempts.at(-1);
+}
+
+/** A callee whom another document took away goes on talking: no duration is known. */
+function durationOf(
+  call: CallRecord | null,
+  context: DialContext,
+): Readonly<Record<string, string>> {
+  if (call === null || call.answeredAtMs === null) return { DialCallDuration: '0' };
+  if (call.end !== null) return { DialCallDuration: seconds(call.end.durationMs) };
+  if (call.endingCode === null) return {};
+  return { DialCallDuration: seconds(context.nowMs() - call.answeredAtMs) };
+}
+
+function sipResult(end: AttemptEnd): Readonly<Record<string, string>> {
+  const parameters: Record<string, string> = { DialSipResponseCode: String(end.sipStatus) };
+  if (end.sipCallId !== '') parameters.DialSipCallId = end.sipCallId;
+  for (const [name, value] of Object.entries(end.sipHeaders)) {
+    parameters[`DialSipHeader_${name}`] = value;
+  }
+  return parameters;
+}
+
+/** The caller went first, and the call to this callee was still being set up. */
+const CANCELED: AttemptEnd = {
+  status: 'canceled',
+  number: null,
+  sipCallId: '',
+  sipStatus: 487,
+  sipHeaders: {},
+};
