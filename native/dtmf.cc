@@ -285,7 +285,9 @@ void InbandDetector::report(void* self, int code, int level, int delay) {
   (void)delay;
   auto* detector = static_cast<InbandDetector*>(self);
   if (detector->key_ != kNoKey && detector->ended_count_ < 2) {
-    const int64_t samples = detector->samples_ - detector->started_;
+    // A tone has to stand for one block more before it is reported than before its end is.
+    const int64_t samples =
+        detector->samples_ - detector->started_ + static_cast<int64_t>(kGoertzelBlock);
     detector->ended_[static_cast<size_t>(detector->ended_count_++)] = {
         detector->key_, static_cast<int>(samples * 1000 / kDetectorHz)};
   }

@@ -53,7 +53,8 @@ Engine::Slot* Engine::find(Handle handle, Kind kind) {
 Engine::Slot& Engine::need(Handle handle, Kind kind, const char* what) {
   Slot* const slot = find(handle, kind);
   if (slot == nullptr) {
-    throw EngineError("MEDIA_COMMAND", std::string("no such ") + what + ": " + std::to_string(handle));
+    const std::string problem = std::string("no such ") + what + ": " + std::to_string(handle);
+    throw EngineError("MEDIA_COMMAND", problem);
   }
   return *slot;
 }
@@ -225,9 +226,8 @@ void Engine::connect(Handle a, Handle b) {
   if (Slot* const before = find(first.peer, Kind::kPort)) before->peer = 0;
   first.peer = b;
   if (second != nullptr) {
-    if (Slot* const before = find(second->peer, Kind::kPort); before != nullptr && before != &first) {
-      before->peer = 0;
-    }
+    Slot* const before = find(second->peer, Kind::kPort);
+    if (before != nullptr && before != &first) before->peer = 0;
     second->peer = a;
   }
   equip_pair(a);

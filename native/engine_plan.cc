@@ -8,7 +8,8 @@ namespace {
 /// The rate at which a codec alone is best heard.
 int natural_rate_hz(CodecId codec) { return codec <= CodecId::kPcma ? 8000 : 16000; }
 
-bool is_joined_by_relay(const std::optional<PortSettings>& a, const std::optional<PortSettings>& b) {
+bool is_joined_by_relay(const std::optional<PortSettings>& a,
+                        const std::optional<PortSettings>& b) {
   return a && b && can_relay(*a, *b);
 }
 

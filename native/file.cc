@@ -10,6 +10,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "g711.h"
 
@@ -220,6 +221,17 @@ void WavReader::convert(std::span<const uint8_t> raw, std::span<int16_t> out) co
 }
 
 // ---- writing
+
+WavWriter& WavWriter::operator=(WavWriter&& other) noexcept {
+  if (this == &other) return *this;
+  close();
+  file_ = std::move(other.file_);
+  rate_hz_ = other.rate_hz_;
+  channels_ = other.channels_;
+  data_bytes_ = other.data_bytes_;
+  patched_bytes_ = other.patched_bytes_;
+  return *this;
+}
 
 FileError WavWriter::open(const char* path, int rate_hz, int channels) {
   close();

@@ -77,7 +77,7 @@ class WavWriter {
   WavWriter() = default;
   ~WavWriter() { close(); }
   WavWriter(WavWriter&&) noexcept = default;
-  WavWriter& operator=(WavWriter&&) noexcept = default;
+  WavWriter& operator=(WavWriter&& other) noexcept;  // closes what was open here
 
   // Creates or replaces. channels 1 or 2, rate 8000..48000.
   FileError open(const char* path, int rate_hz, int channels);

@@ -33,7 +33,8 @@ uint32_t OutStream::local_timestamp(int64_t now_us) const {
 RtpPacket OutStream::local(uint8_t payload_type, uint32_t ticks, int64_t now_us) {
   const int64_t timestamp = next_timestamp(kLocal, now_us);
   const bool is_switch = source_ != kLocal;
-  const RtpPacket packet = event(payload_type, static_cast<uint32_t>(timestamp), is_switch, 0, now_us);
+  const RtpPacket packet =
+      event(payload_type, static_cast<uint32_t>(timestamp), is_switch, 0, now_us);
   last_timestamp_ = timestamp;
   last_ticks_ = ticks;
   return packet;

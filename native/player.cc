@@ -73,7 +73,8 @@ Player::State Player::fill(std::span<int16_t> frame, int rate_hz) {
     const State state = source(std::span(piece).first(piece_samples), count);
     if (count > 0) {
       taken_ += static_cast<int64_t>(count);
-      const int made = to_[rate_index(rate_hz)].process(std::span(piece).first(count), fifo_.tail());
+      const auto got = std::span<const int16_t>(piece).first(count);
+      const int made = to_[rate_index(rate_hz)].process(got, fifo_.tail());
       fifo_.grow(static_cast<size_t>(std::max(0, made)));
     }
     state_ = state;

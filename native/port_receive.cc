@@ -126,7 +126,8 @@ void Port::receive_event(const RtpPacket& packet, int64_t sequence, int64_t time
 }
 
 void Port::report_digit(const DtmfDigit& digit, bool inband) {
-  host_->events().post(EventType::kDigit, handle, digit.key, digit.duration_ms * 2 + (inband ? 1 : 0));
+  host_->events().post(EventType::kDigit, handle, digit.key,
+                       digit.duration_ms * 2 + (inband ? 1 : 0));
   // In-band digits reach the peer in the audio; events that were not relayed are made anew.
   if (peer_ != nullptr && !inband && !is_event_relayed_) peer_->send_digit(digit);
   if (!inband) is_event_relayed_ = false;

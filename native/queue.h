@@ -19,7 +19,8 @@ template <typename T>
 class SpscRing {
  public:
   /// `capacity` is rounded up to a power of two.
-  explicit SpscRing(uint32_t capacity) : slots_(std::bit_ceil(capacity)), mask_(slots_.size() - 1) {}
+  explicit SpscRing(uint32_t capacity)
+      : slots_(std::bit_ceil(capacity)), mask_(slots_.size() - 1) {}
 
   /// Producer. Leaves `value` untouched when the ring is full.
   bool push(T&& value) {

@@ -113,7 +113,8 @@ void Realtime::execute(Command& command, int64_t now_us) {
       add_recorder(command);
       break;
     case CommandKind::kPauseRecorder:
-      if (Entry* const entry = find(command.a); entry != nullptr && entry->kind == Kind::kRecorder) {
+      if (Entry* const entry = find(command.a)) {
+        if (entry->kind != Kind::kRecorder) break;
         static_cast<Recorder&>(*entry->object).pause(command.flag);
       }
       break;

@@ -151,7 +151,7 @@ bool Recorder::step() {
   said_.take(std::span(said).first(count));
   if (is_paused_) return true;
   if (max_samples_ > 0) {
-    count = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(count), max_samples_ - samples_));
+    count = std::min(count, static_cast<size_t>(max_samples_ - samples_));
   }
   const std::span<const int16_t> in = std::span(heard).first(count);
   const std::span<const int16_t> out = std::span(said).first(count);

@@ -44,7 +44,9 @@ class RecordFeed final : public IoTask {
 
   // Real-time thread:
   void put(const Block& block);
-  void finish(RecordReason reason) { reason_.store(static_cast<int>(reason), std::memory_order_release); }
+  void finish(RecordReason reason) {
+    reason_.store(static_cast<int>(reason), std::memory_order_release);
+  }
   bool has_failed() const { return has_failed_.load(std::memory_order_acquire); }
 
   bool pump(EventRing& events) override;

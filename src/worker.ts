@@ -42,7 +42,7 @@ const PRIVATE_UMASK = 0o077;
 /** Time that recorders get to write their last block when the worker is told to end. */
 const QUIT_GRACE_MS = 500;
 
-// --- Ports ----------------------------------------------------------------------------------------
+// --- Ports -------------------------------------------------------------------------------------
 
 /** Something with an id that runs on a port and ends with an outcome. */
 interface Effect {
@@ -327,7 +327,7 @@ class MediaWorker {
     };
   }
 
-  // --- Events of the addon ------------------------------------------------------------------------
+  // --- Events of the addon ---------------------------------------------------------------------
 
   #receive(events: readonly NativeEvent[]): void {
     const told: { message: PortEventMessage; effect: Effect | null; port: MediaPort }[] = [];

@@ -49,7 +49,7 @@ t.test('SIPp calls the demo and hears prompt and recording', { skip: SKIP_SIPP }
     target: `127.0.0.1:${gateway.sipPort}`,
     calls: 1,
     mediaPort,
-    keys: { speech: join(MEDIA, 'speech-en.ulaw') },
+    replace: { speech: join(MEDIA, 'speech-en.ulaw') },
     timeoutSeconds: 60,
   }).done;
 
@@ -76,7 +76,6 @@ t.test('baresip calls the demo over Opus and hears both too', { skip: SKIP_BARES
   const phone = await Baresip.start({
     codecs: ['opus/48000/1'],
     microphone: join(MEDIA, 'speech-en-48k.wav'),
-    microphoneRateHz: 48_000,
     isAnsweringAtOnce: false,
   });
   t.teardown(() => phone.close());

@@ -3,7 +3,8 @@
  * heard. It is an ordinary application server that happens to live in this process: asked over
  * HTTP, answering with documents, knowing nothing of the gateway's inside.
  */
-import type { FastifyInstance } from 'fastify';
+import formbody from '@fastify/formbody';
+import type { HttpApp } from '../http/server.ts';
 
 export const DEMO_PATH = '/demo/voice';
 
@@ -26,7 +27,9 @@ const DOCUMENTS: Readonly<Record<string, (form: Form) => string>> = {
         `<Redirect>${DEMO_PATH}</Redirect>`,
 };
 
-export function demoApplication(server: FastifyInstance): void {
+/** A plugin of the HTTP server: its form parser stays its own. */
+export async function demoApplication(server: HttpApp): Promise<void> {
+  await server.register(formbody);
   for (const [path, document] of Object.entries(DOCUMENTS)) {
     server.route({
       method: ['GET', 'POST'],

@@ -182,7 +182,7 @@ export class Library {
     await Promise.allSettled(flights.map((flight) => flight.promise));
   }
 
-  // --- One fetch for all who wait -----------------------------------------------------------------
+  // --- One fetch for all who wait --------------------------------------------------------------
 
   #launch(key: string, request: PromptRequest): Flight {
     const { clock, options } = this.#parts;
@@ -315,7 +315,7 @@ export class Library {
     return head;
   }
 
-  // --- Entries ------------------------------------------------------------------------------------
+  // --- Entries ---------------------------------------------------------------------------------
 
   #key(request: PromptRequest): string {
     const rate = request.sampleRateHz ?? this.#parts.options.sampleRateHz;

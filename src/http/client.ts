@@ -92,7 +92,8 @@ export class HttpClient {
 
   /**
    * One request with its retries and redirects, within `policy.totalMs` in all. Any status is an
-   * answer; what is thrown are APP_* errors. RFC 9110 §15.4: 301, 302 and 303 after POST become GET.
+   * answer; what is thrown are APP_* errors. After 301, 302 and 303 a POST becomes GET (RFC 9110
+   * §15.4).
    */
   async fetch(input: HttpRequest): Promise<HttpResponse> {
     const late = new AbortController();

@@ -14,9 +14,7 @@ import { newSsrc, Port, type PortHost, type PortRecord, type PortRef } from './p
 import type { Attached, PortEventMessage } from './protocol.ts';
 import { type LiveWorker, SLOTS_MAX, type Supervisor } from './supervisor.ts';
 
-export type { PortSettings, PortStats } from './binding.ts';
-export type { Port, PortRecord, PortRef } from './port.ts';
-export type { PlayRequest, PlaySource, RecordRequest } from './protocol.ts';
+export type { Port } from './port.ts';
 
 export interface MediaEngineOptions {
   /** Ports of one worker; above it new calls are refused, live ones keep their quality. */
@@ -159,7 +157,7 @@ export class MediaEngine {
     await this.#supervisor.close(options);
   }
 
-  // --- Workers that come and go -------------------------------------------------------------------
+  // --- Workers that come and go ----------------------------------------------------------------
 
   #up(worker: LiveWorker): void {
     worker.client.on('events', (events) => this.#dispatch(worker, events));
@@ -213,7 +211,7 @@ export class MediaEngine {
     }
   }
 
-  // --- Ports --------------------------------------------------------------------------------------
+  // --- Ports -----------------------------------------------------------------------------------
 
   #add(worker: LiveWorker, record: PortRecord): Port {
     const port = new Port({ host: this.#host, worker, record });

@@ -29,7 +29,7 @@ import type {
 import { type RecordingPart, spliceRecording } from './splice.ts';
 import type { LiveWorker } from './supervisor.ts';
 
-/** Names a port; plain data, goes through messages. Old names of a moved port keep their meaning. */
+/** Names a port; plain data, goes through messages. Old names of a moved port stay good. */
 export interface PortRef {
   readonly worker: number;
   readonly handle: Handle;
@@ -230,7 +230,7 @@ export class Port extends EventEmitter<PortEvents> {
     this.#host.forget(this, this.#names);
   }
 
-  // --- For the engine -----------------------------------------------------------------------------
+  // --- For the engine --------------------------------------------------------------------------
 
   /** An event of the worker. */
   take(event: PortEvent): void {
@@ -336,7 +336,7 @@ export class Port extends EventEmitter<PortEvents> {
     this.#drain().then(tell, tell);
   }
 
-  // --- Commands -----------------------------------------------------------------------------------
+  // --- Commands --------------------------------------------------------------------------------
 
   #request<V extends ControlVerb>(verb: V, argsOf: (port: Handle) => Args<V>): Promise<Result<V>> {
     return this.#worker.client.request(verb, argsOf(this.#record.ref.handle));

@@ -1,7 +1,7 @@
 /**
- * The end of a dialog (RFC 3261 §15.1.1): finds the way, acknowledges a 2xx first where one is owed,
- * sends BYE, and reports when no more is to come. For the session's own dialog, and for those that
- * a fork made and nobody wants.
+ * The end of a dialog (RFC 3261 §15.1.1): finds the way, acknowledges a 2xx first where one is
+ * owed, sends BYE, and reports when no more is to come. For the session's own dialog, and for
+ * those that a fork made and nobody wants.
  */
 import type { Dialog } from './dialog.ts';
 import type { ChallengeAnswer } from './invite-client.ts';

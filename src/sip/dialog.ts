@@ -194,5 +194,5 @@ function partyOf(value: string): string {
 
 export function formatParty(uri: string, display = ''): string {
   if (display === '') return `<${uri}>`;
-  return `"${display.replace(/["\\]/g, '\\$&')}" <${uri}>`;
+  return `"${display.replaceAll('\0', '').replace(/["\\]/g, '\\$&')}" <${uri}>`;
 }

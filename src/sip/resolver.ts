@@ -1,7 +1,7 @@
 /**
- * Where a SIP URI is reached: addresses, port and transport to try, in order. Now: IP literals, host
- * names through one injected lookup, `;transport=` and `maddr`. The answer is a list and the call
- * asynchronous, which is what NAPTR and SRV records (RFC 3263) will need and nothing more.
+ * Where a SIP URI is reached: addresses, port and transport to try, in order. Now: IP literals,
+ * host names through one injected lookup, `;transport=` and `maddr`. The answer is a list and the
+ * call asynchronous, which is what NAPTR and SRV records (RFC 3263) will need and nothing more.
  *
  * A name that stops resolving keeps its last good answer for a day: an established carrier must not
  * be lost with a resolver. Nothing is sent to an address that `allowAddress` refuses, whatever name

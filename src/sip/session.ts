@@ -185,10 +185,9 @@ export class Session
   /** Throws `SIP_NO_DIALOG` while there is no dialog to speak of. */
   record(): SessionRecord {
     if (this.#dialog === null) throw new GatewayError('SIP_NO_DIALOG');
-    const { transport, address, port } = this.#source;
-    const peer = { transport, address, port };
     const { id, direction, state } = this;
-    return { ...this.#dialog.record(), id, direction, state, peer };
+    const { transport, address, port } = this.#source;
+    return { ...this.#dialog.record(), id, direction, state, peer: { transport, address, port } };
   }
 
   // From here on: for the endpoint and the parts of this session.
@@ -202,7 +201,7 @@ export class Session
   /** The endpoint knows where to send the INVITE. */
   sendInvite(parts: Omit<OutgoingParts, 'callId' | 'localTag'>): void {
     if (this.#state === 'terminated') {
-      this.#checkReleased();
+      this.onSettled();
       return;
     }
     this.#outgoing = new Outgoing({
@@ -290,9 +289,7 @@ export class Session
   onCanceled(server: InviteServer, cancel: SipMessage): void {
     this.#refuse(server, 487, {});
     if (this.#state !== 'early') return; // a re-INVITE: the session goes on (§14.2)
-    const reason = cancel.header('Reason') ?? '';
-    const headers = cancel.fields();
-    this.#end({ by: 'remote', code: 'CALL_CANCELED', status: 487, reason, headers });
+    this.#endRemote('CALL_CANCELED', 487, cancel);
   }
 
   onUndecided(server: InviteServer): void {
@@ -323,7 +320,7 @@ export class Session
 
   onUnreachable(error: GatewayError): void {
     this.fail(error);
-    this.#checkReleased();
+    this.onSettled();
   }
 
   onRefused(response: SipMessage): void {
@@ -340,10 +337,6 @@ export class Session
   onFailed(code: ErrorCode): void {
     const by = code === 'SIP_TIMEOUT' ? 'timeout' : 'transport';
     this.#end({ by, code, status: ERRORS[code].sip, reason: '', headers: [] });
-  }
-
-  onSettled(): void {
-    this.#checkReleased();
   }
 
   get isInviteWaiting(): boolean {
@@ -365,7 +358,7 @@ export class Session
 
   onByeDone(): void {
     this.#byes -= 1;
-    this.#checkReleased();
+    this.onSettled();
   }
 
   /** BYE of a peer whose 2xx we have not seen: the network changed their order. */
@@ -387,10 +380,8 @@ export class Session
       this.#server.finish();
     }
     this.#owedBye = null;
-    const reason = request.header('Reason') ?? '';
-    const headers = request.fields();
-    this.#end({ by: 'remote', code: 'CALL_COMPLETED', status: 200, reason, headers });
-    this.#checkReleased();
+    this.#endRemote('CALL_COMPLETED', 200, request);
+    this.onSettled();
   }
 
   #receiveReinvite(transaction: ServerTransaction): void {
@@ -448,13 +439,8 @@ export class Session
 
   #serve(transaction: ServerTransaction, isOfferless: boolean): InviteServer {
     const { decisionTimeoutMs } = this.#host.sessionOptions;
-    return new InviteServer({
-      ua: this.#ua,
-      owner: this,
-      transaction,
-      isOfferless,
-      decisionTimeoutMs,
-    });
+    const ua = this.#ua;
+    return new InviteServer({ ua, owner: this, transaction, isOfferless, decisionTimeoutMs });
   }
 
   #contact(server: InviteServer): HeaderField[] {
@@ -462,22 +448,17 @@ export class Session
   }
 
   #refuse(server: InviteServer, status: number, options: FinalOptions): void {
-    const { headers = [] } = options;
-    const fields = [...headers];
-    if (options.reason === undefined) {
-      server.refuse(status, { toTag: this.id, headers: fields });
-      return;
-    }
-    if (status === 488 || status === 606) fields.push(warning(options.reason));
-    const reason = plainText(options.reason);
-    server.refuse(status, { toTag: this.id, headers: fields, reason });
+    const { reason, headers = [] } = options;
+    const isMedia = status === 488 || status === 606;
+    const why = isMedia && reason !== undefined ? [warning(reason)] : [];
+    const phrase = reason === undefined ? {} : { reason: plainText(reason) };
+    server.refuse(status, { toTag: this.id, headers: [...headers, ...why], ...phrase });
   }
 
   #challenge(): CredentialAnswer | null {
     const credentials = this.#credentials;
-    return credentials === null
-      ? null
-      : new CredentialAnswer({ clock: this.#ua.clock, credentials });
+    const { clock } = this.#ua;
+    return credentials === null ? null : new CredentialAnswer({ clock, credentials });
   }
 
   /** §15: the callee may not send BYE before the ACK of its 2xx, or before it has given it up. */
@@ -495,17 +476,23 @@ export class Session
     new Bye({ ua: this.#ua, owner: this, dialog, fields, challenge }).send(this.#near);
   }
 
+  /** BYE or CANCEL: why, it may say in Reason (RFC 3326). */
+  #endRemote(code: ErrorCode, status: number, request: SipMessage): void {
+    const reason = request.header('Reason') ?? '';
+    this.#end({ by: 'remote', code, status, reason, headers: request.fields() });
+  }
+
   #end(end: SessionEnd): void {
     if (this.#state === 'terminated') return;
     this.#state = 'terminated';
     this.#reinvite?.abandon(end.code);
     this.emit('ended', end);
-    this.#checkReleased();
+    this.onSettled();
   }
 
-  #checkReleased(): void {
-    const isQuiet = this.#byes === 0 && this.#owedBye === null;
-    const isOver = this.#outgoing === null || this.#outgoing.isSettled;
-    if (this.#state === 'terminated' && isQuiet && isOver) this.#host.release(this);
+  /** Lets go of the session when it has ended and nothing is owed any more. */
+  onSettled(): void {
+    if (this.#state !== 'terminated' || this.#byes > 0 || this.#owedBye !== null) return;
+    if (this.#outgoing === null || this.#outgoing.isSettled) this.#host.release(this);
   }
 }

@@ -304,7 +304,7 @@ export class TransactionTable {
   /** Answers without a transaction. */
   respondStateless(request: SipMessage, source: Source, response: OutgoingResponse): void {
     const path = this.#sender.returnPath(request, source);
-    const text = serializeResponse(response);
+    const text = textOf(response);
     if (this.#sender.isTraced) this.#sender.traceOut(text, path, request.callId, false);
     this.#sender.respond(text, path);
   }
@@ -322,7 +322,7 @@ export class TransactionTable {
 
   respond(transaction: ServerTransaction, response: OutgoingResponse): void {
     const actions = transaction.machine.respond(response.status, this.#wheel.nowMs());
-    if ((actions & Action.send) !== 0) transaction.text = serializeResponse(response);
+    if ((actions & Action.send) !== 0) transaction.text = textOf(response);
     this.#doServer(transaction, actions, false);
   }
 
@@ -401,6 +401,21 @@ export class TransactionTable {
     });
     if (this.#sender.isTraced) this.#sender.traceOut(text, peer, callId, false);
     this.#sender.send(text, peer, local, null);
+  }
+}
+
+/**
+ * A quoted display name may hold NUL (RFC 4475 §3.1.1.2), which is never sent: what was copied from
+ * the request loses it then. Peers match by tags, not by names.
+ */
+function textOf(response: OutgoingResponse): string {
+  try {
+    return serializeResponse(response);
+  } catch {
+    const headers = response.headers.map(([name, value]): HeaderField => {
+      return [name, value.replaceAll('\0', '')];
+    });
+    return serializeResponse({ ...response, headers });
   }
 }
 

@@ -286,8 +286,8 @@ export class Transport {
     this.malformedCount += 1;
     const problem = failed.error.message;
     this.#log.debug({ peer: redact(source.address, 7), problem }, 'malformed message');
-    const { reply } = failed;
-    if (reply === null || failed.isResponse || failed.isAck) return;
+    const { kind, reply } = failed;
+    if (kind !== 'malformed' || reply === null || failed.isResponse || failed.isAck) return;
     if (!this.mayAnswer(source.address)) return;
     const refusal = refusalOf(failed, this.#toTag);
     if (refusal === null) return;

@@ -7,7 +7,7 @@
 import type { Clock, Timer } from '../core/clock.ts';
 
 const TICK_MS = 10;
-/** 40.96 s: the longest protocol deadline (64 * T1) fits in one turn; longer ones go round again. */
+/** 40.96 s: the longest protocol deadline (64 * T1) fits in one turn; longer ones go on. */
 const SLOTS = 4096;
 const SLOT_MASK = SLOTS - 1;
 

@@ -102,6 +102,14 @@ export class Children implements ChildCalls {
     bridge.join();
   }
 
+  part(sid: CallSid, id: string): void {
+    const bridge = this.#bridges.get(sid);
+    this.#bridges.delete(sid);
+    // One that ended by itself has parted them already; one that a former process made has not.
+    if (bridge !== undefined) bridge.close();
+    else this.#options.parent.send({ id, kind: 'unbridge' });
+  }
+
   /** Stops watching. The calls and what joins them go on. */
   close(): void {
     for (const { call, onLeg, onEnded } of this.#children.values()) {

@@ -5,7 +5,7 @@
 import type { Call } from '../call/call.ts';
 import type { CallRecord } from '../call/call-record.ts';
 import type { LegAction } from '../call/leg.ts';
-import { GatewayError } from '../core/errors.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Course } from './course.ts';
 import type { FlowDocument, FlowEvent } from './flow.ts';
 import type { ChildCalls, Notice, Prompts, Recordings, VerbContext, VerbOptions } from './verb.ts';
@@ -81,7 +81,11 @@ export class RunningVerb implements VerbContext {
   }
 
   notify(notice: Notice): void {
-    this.#parts.notify(notice);
+    try {
+      this.#parts.notify({ ...notice, url: this.resolve(notice.url) });
+    } catch (thrown) {
+      this.report(asGatewayError(thrown));
+    }
   }
 
   report(error: GatewayError): void {

@@ -98,7 +98,7 @@ export class Course {
     this.save({ inbox: inbox.filter((event) => event.kind !== 'digit') });
   }
 
-  /** The next event, or null at `untilMs`. Rejects `Interruption`; an end comes after all events. */
+  /** The next event, or null at `untilMs`. Rejects `Interruption`; an end after all events. */
   async next(untilMs = Number.POSITIVE_INFINITY): Promise<FlowEvent | null> {
     if (this.#isTaken) this.save({});
     for (;;) {

@@ -21,6 +21,8 @@ export type DialStatus = 'completed' | 'busy' | 'no-answer' | 'failed' | 'cancel
 
 export interface AttemptEnd {
   readonly status: DialStatus;
+  /** From its answer on; null when nobody knows, because another document took the callee away. */
+  readonly durationMs: number | null;
   /** Of the dictionary, where the failure has one. */
   readonly number: number | null;
   readonly sipCallId: string;
@@ -43,6 +45,9 @@ export interface DialState {
   readonly winner: CallSid | null;
   readonly isRinging: boolean;
   readonly areDigitsSent: boolean;
+  /** The two legs were told to join. */
+  readonly isBridging: boolean;
+  /** They said that they did. */
   readonly isJoined: boolean;
   readonly recording: OpenRecording | null;
   readonly recorded: { readonly durationMs: number; readonly isFailed: boolean } | null;
@@ -53,6 +58,7 @@ export const NEW_DIAL: DialState = {
   winner: null,
   isRinging: false,
   areDigitsSent: false,
+  isBridging: false,
   isJoined: false,
   recording: null,
   recorded: null,
@@ -160,7 +166,6 @@ function placeOne(dial: Calling, attempt: Attempt, context: DialContext): void {
   const noun = dial.nouns[attempt.noun];
   const candidate = noun && inOrder(noun, attempt.noun, context)[attempt.candidate];
   if (noun === undefined || candidate === undefined) return;
-  const { statusCallback } = noun;
   try {
     context.children.place({
       sid: attempt.sid,
@@ -169,14 +174,22 @@ function placeOne(dial: Calling, attempt: Attempt, context: DialContext): void {
       callerId: dial.callerId,
       ringTimeoutMs: dial.timeoutMs,
       timeLimitMs: dial.timeLimitMs,
-      statusCallback:
-        statusCallback === null
-          ? null
-          : { ...statusCallback, url: context.resolve(statusCallback.url) },
+      statusCallback: statusCallbackOf(noun, context),
     });
     update(context, attempt.sid, { isPlaced: true });
   } catch (thrown) {
     update(context, attempt.sid, { end: failure(asGatewayError(thrown).code) });
+  }
+}
+
+/** Somewhere that cannot be told is no reason not to call. */
+function statusCallbackOf(noun: Noun, context: DialContext): Noun['statusCallback'] {
+  if (noun.statusCallback === null) return null;
+  try {
+    return { ...noun.statusCallback, url: context.resolve(noun.statusCallback.url) };
+  } catch (thrown) {
+    context.report(asGatewayError(thrown));
+    return null;
   }
 }
 
@@ -208,7 +221,7 @@ function review(context: DialContext): void {
     } else if (call.answeredAtMs !== null) {
       if (call.answeredAtMs < (first?.answeredAtMs ?? Number.POSITIVE_INFINITY)) first = call;
     } else if (call.end !== null) {
-      update(context, attempt.sid, { end: endOf(call) });
+      update(context, attempt.sid, { end: endOf(call, 0) });
     } else if (call.status === 'ringing' && !stateOf(context).isRinging) {
       change(context, { isRinging: true });
     }
@@ -216,10 +229,12 @@ function review(context: DialContext): void {
   if (first !== null) change(context, { winner: first.sid });
 }
 
-export function endOf(call: CallRecord): AttemptEnd {
+/** How a call ended, or how it would end if it did now. */
+export function endOf(call: CallRecord, durationMs: number | null): AttemptEnd {
   const { end, sip } = call;
   return {
     status: dialStatus(call),
+    durationMs,
     number: end === null || call.answeredAtMs !== null ? null : numberOf(end.code),
     sipCallId: sip.callId,
     sipStatus: end === null || call.answeredAtMs !== null ? 200 : end.sipStatus,
@@ -241,7 +256,14 @@ function dialStatus(call: CallRecord): DialStatus {
 
 function failure(code: ErrorCode): AttemptEnd {
   const sipStatus = ERRORS[code].sip;
-  return { status: 'failed', number: numberOf(code), sipCallId: '', sipStatus, sipHeaders: {} };
+  return {
+    status: 'failed',
+    durationMs: 0,
+    number: numberOf(code),
+    sipCallId: '',
+    sipStatus,
+    sipHeaders: {},
+  };
 }
 
 function numberOf(code: ErrorCode): number | null {
@@ -269,7 +291,7 @@ function cancelOthers(context: DialContext): void {
   }
 }
 
-function update(context: DialContext, sid: CallSid, changes: Partial<Attempt>): void {
+export function update(context: DialContext, sid: CallSid, changes: Partial<Attempt>): void {
   const attempts = stateOf(context).attempts.map((attempt) =>
     attempt.sid === sid ? { ...attempt, ...changes } : attempt,
   );

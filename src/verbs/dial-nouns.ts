@@ -7,6 +7,7 @@
  */
 import type { DialTarget } from '../call/route.ts';
 import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
+import { type Credentials, type HeaderPair, numberTarget, sipTarget } from './dial-target.ts';
 import {
   type Content,
   type ElementRow,
@@ -86,9 +87,6 @@ const URI_ATTRIBUTES = {
   username: text({ absent: null }),
   password: text({ absent: null }),
 };
-
-type Credentials = { readonly username: string; readonly password: string };
-type HeaderPair = readonly [name: string, value: string];
 
 interface SipUriEntry {
   readonly uri: string;
@@ -170,16 +168,10 @@ export function readNoun(element: XmlElement, reader: Reader): Noun {
   return refused('other', 'DIAL_NOUN', { noun: element.name });
 }
 
-/** Punctuation people write numbers with. */
-const NUMBER_PUNCTUATION = /[\s().\-/]/g;
-
 /** A number or an extension: which trunk takes it, and how it is then written, is routing. */
 export function numberNoun(written: string): Noun {
-  const number = written.replace(NUMBER_PUNCTUATION, '');
-  if (!/^\+?[0-9*#]{1,32}$/.test(number)) {
-    return refused('number', 'DIAL_NUMBER', { number: written.slice(0, 64) });
-  }
-  const target = { kind: 'number' as const, number };
+  const target = numberTarget(written);
+  if (target === null) return refused('number', 'DIAL_NUMBER', { number: written.slice(0, 64) });
   return {
     kind: 'number',
     candidates: [{ target, priority: 0, weight: 1 }],
@@ -188,8 +180,6 @@ export function numberNoun(written: string): Noun {
   };
 }
 
-const SIP_URI_CHARS_MAX = 255;
-const SIP_HEADER_CHARS_MAX = 1024;
 const HEADER_WARNING = 32113;
 
 function sipNoun(content: Content, common: Credentials | null): Noun {
@@ -202,75 +192,18 @@ function sipNoun(content: Content, common: Credentials | null): Noun {
     if (child.name === 'Uri') entries.push(content.reader.read(URI_ROW, child));
     else headers.push(...content.reader.read(HEADERS_ROW, child));
   }
+  const onRefused = (header: string): void => {
+    const problem = `<Sip> may not set header "${header.slice(0, 64)}"; it is left out`;
+    content.reader.warn(content.element, HEADER_WARNING, problem);
+  };
   const candidates: Candidate[] = [];
-  for (const entry of entries) {
-    const { uri, query } = splitUri(entry.uri);
-    if (!/^sips?:[^\s@<>"]+(@[^\s@<>"]+)?$/i.test(uri) || uri.length > SIP_URI_CHARS_MAX) {
-      return refused('sip', 'DIAL_SIP_URI', { uri: uri.slice(0, 64) });
-    }
-    const allowed = allowedHeaders([...queryHeaders(query), ...headers], content);
-    const target = {
-      kind: 'sip' as const,
-      uri,
-      credentials: entry.credentials ?? common,
-      headers: allowed,
-    };
-    candidates.push({ target, priority: entry.priority, weight: entry.weight });
+  for (const { uri, priority, weight, credentials: own } of entries) {
+    const target = sipTarget(uri, own ?? common, headers, onRefused);
+    if (target === null) return refused('sip', 'DIAL_SIP_URI', { uri: uri.slice(0, 64) });
+    candidates.push({ target, priority, weight });
   }
   if (candidates.length === 0) return refused('sip', 'DIAL_SIP_URI', { uri: '' });
   return { kind: 'sip', candidates, problem: null, ...SILENT_LEG };
-}
-
-/** Header fields ride behind `?` as in a URI (RFC 3261 §19.1.1), but are not part of it. */
-function splitUri(written: string): { readonly uri: string; readonly query: string } {
-  const mark = written.indexOf('?');
-  return mark < 0
-    ? { uri: written, query: '' }
-    : { uri: written.slice(0, mark), query: written.slice(mark + 1) };
-}
-
-function queryHeaders(query: string): HeaderPair[] {
-  if (query === '') return [];
-  return query.split('&').map((pair) => {
-    const equals = pair.indexOf('=');
-    if (equals < 0) return [decode(pair), ''];
-    return [decode(pair.slice(0, equals)), decode(pair.slice(equals + 1))];
-  });
-}
-
-function decode(escaped: string): string {
-  try {
-    return decodeURIComponent(escaped);
-  } catch {
-    return escaped;
-  }
-}
-
-/** Standard header fields an app may set; everything else must be a private one. */
-const ALLOWED_HEADERS: ReadonlySet<string> = new Set([
-  'user-to-user',
-  'remote-party-id',
-  'p-preferred-identity',
-  'p-called-party-id',
-]);
-
-function allowedHeaders(pairs: readonly HeaderPair[], content: Content): HeaderPair[] {
-  const allowed: HeaderPair[] = [];
-  let size = 0;
-  for (const [name, value] of pairs) {
-    const lower = name.toLowerCase();
-    const isPrivate = /^x-[a-z0-9\-.!%*_+`'~]+$/.test(lower) && !lower.startsWith('x-twilio');
-    size += name.length + value.length + 2;
-    // A line break in a value would be a header field of its own (RFC 3261 §7.3.1).
-    const isPlain = /^[\t\x20-\x7e]*$/.test(value);
-    if ((isPrivate || ALLOWED_HEADERS.has(lower)) && isPlain && size <= SIP_HEADER_CHARS_MAX) {
-      allowed.push([name, value]);
-    } else {
-      const problem = `<Sip> may not set header "${name.slice(0, 64)}"; it is left out`;
-      content.reader.warn(content.element, HEADER_WARNING, problem);
-    }
-  }
-  return allowed;
 }
 
 function legOf(values: {

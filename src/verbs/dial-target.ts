@@ -21,7 +21,7 @@ const ALLOWED_HEADERS: ReadonlySet<string> = new Set([
   'p-called-party-id',
 ]);
 
-/** Null when it is neither a number nor a SIP URI. Header fields that may not be set are left out. */
+/** Null when it is neither number nor SIP URI. Header fields that may not be set are left out. */
 export function dialTarget(written: string, credentials: Credentials | null): DialTarget | null {
   return /^sips?:/i.test(written) ? sipTarget(written, credentials) : numberTarget(written);
 }

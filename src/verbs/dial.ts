@@ -21,6 +21,7 @@ import {
   endOf,
   openAttempts,
   stateOf,
+  update,
 } from './dial-attempts.ts';
 import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
 import { type FlowEvent, Interruption, sidOf } from './flow.ts';
@@ -127,6 +128,8 @@ const ROW: VerbRow<typeof ATTRIBUTES, Dial, DialState> = {
   },
   run: runDial,
   async interrupt(dial, context) {
+    const { winner, isBridging } = stateOf(context);
+    if (isBridging && winner !== null) context.children.part(winner, `${context.id}.part`);
     hangUpAll(context);
     stop(context, 'ringback');
     await endRecording(dial, context, true);
@@ -150,6 +153,7 @@ function readRecording(values: Values<typeof ATTRIBUTES>): DialRecording | null 
 async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
   // Before anybody is called: what cannot be told afterwards must not be begun.
   const action = dial.action === null ? null : context.resolve(dial.action);
+  for (const { whisper } of dial.nouns) if (whisper !== null) context.resolve(whisper.url);
   try {
     if (stateOf(context).recording !== null) await beginRecording(dial, context);
     await callOut(dial, context, async () => {
@@ -159,9 +163,16 @@ async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
     else await connect(dial, context);
     await endRecording(dial, context, true);
   } catch (thrown) {
-    if (!(thrown instanceof Interruption) || thrown.why !== 'ended') throw thrown;
-    // The caller is gone: so are those he called, and the app still hears how it went.
+    if (thrown instanceof Interruption && thrown.why !== 'ended') throw thrown;
+    // Whatever went wrong, nobody is left ringing.
     hangUpAll(context);
+    if (!(thrown instanceof Interruption)) {
+      stop(context, 'ringback');
+      throw thrown;
+    }
+    // The caller is gone, and the app still hears how it went.
+    const winner = winnerOf(context);
+    if (winner !== undefined) settle(winner, context);
     await endRecording(dial, context, false);
   }
   if (action === null) return NEXT;
@@ -175,15 +186,18 @@ async function connect(dial: Dial, context: DialContext): Promise<void> {
   if (attempt === undefined || noun === undefined) return;
   await sendDigits(noun, attempt, context);
   await whisper(noun, attempt, context);
-  if (!isTalkable(attempt, context)) {
+  if (isTalkable(attempt, context)) {
+    await answer(context);
     stop(context, 'ringback');
-    return;
+    if (stateOf(context).recording === null) await beginRecording(dial, context);
+    change(context, { isBridging: true });
+    context.children.bridge(attempt.sid);
+    await talk(dial, attempt, context);
+  } else {
+    stop(context, 'ringback');
   }
-  await answer(context);
-  stop(context, 'ringback');
-  if (stateOf(context).recording === null) await beginRecording(dial, context);
-  context.children.bridge(attempt.sid);
-  await talk(dial, attempt, context);
+  settle(attempt, context);
+  if (stateOf(context).isBridging) context.children.part(attempt.sid, `${context.id}.part`);
 }
 
 async function sendDigits(noun: Noun, attempt: Attempt, context: DialContext): Promise<void> {
@@ -355,18 +369,27 @@ function result(dial: Dial, context: DialContext): Readonly<Record<string, strin
   const { attempts, isJoined, recording } = stateOf(context);
   const winner = winnerOf(context);
   const attempt = winner ?? mostTelling(attempts);
-  const call = attempt?.isPlaced ? context.children.record(attempt.sid) : null;
-  const end = attempt?.end ?? (call === null ? CANCELED : endOf(call));
+  const end = attempt?.end ?? CANCELED;
   return {
     // Who answered was reached, whatever became of it; `DialBridged` says whether they talked.
     DialCallStatus: winner === undefined ? end.status : 'completed',
     ...(attempt?.isPlaced ? { DialCallSid: attempt.sid } : {}),
-    ...durationOf(call, context),
+    ...(end.durationMs === null ? {} : { DialCallDuration: seconds(end.durationMs) }),
     DialBridged: String(isJoined),
     ...(recording === null ? {} : { RecordingUrl: recording.url }),
     ...(attempt !== undefined && dial.nouns[attempt.noun]?.kind === 'sip' ? sipResult(end) : {}),
     ...(winner !== undefined || end.number === null ? {} : { ErrorCode: String(end.number) }),
   };
+}
+
+/** Writes down how the call to the winner ended; once, because it may be forgotten elsewhere. */
+function settle(attempt: Attempt, context: DialContext): void {
+  const call = context.children.record(attempt.sid);
+  if (winnerOf(context)?.end !== null || call === null || call.answeredAtMs === null) return;
+  const nowMs = context.nowMs();
+  const isTaken = call.end === null && call.endingCode === null;
+  const durationMs = call.end?.durationMs ?? (isTaken ? null : nowMs - call.answeredAtMs);
+  update(context, attempt.sid, { end: endOf(call, durationMs) });
 }
 
 function mostTelling(attempts: readonly Attempt[]): Attempt | undefined {
@@ -375,17 +398,6 @@ function mostTelling(attempts: readonly Attempt[]): Attempt | undefined {
     if (found !== undefined) return found;
   }
   return attempts.at(-1);
-}
-
-/** A callee whom another document took away goes on talking: no duration is known. */
-function durationOf(
-  call: CallRecord | null,
-  context: DialContext,
-): Readonly<Record<string, string>> {
-  if (call === null || call.answeredAtMs === null) return { DialCallDuration: '0' };
-  if (call.end !== null) return { DialCallDuration: seconds(call.end.durationMs) };
-  if (call.endingCode === null) return {};
-  return { DialCallDuration: seconds(context.nowMs() - call.answeredAtMs) };
 }
 
 function sipResult(end: AttemptEnd): Readonly<Record<string, string>> {
@@ -400,6 +412,7 @@ function sipResult(end: AttemptEnd): Readonly<Record<string, string>> {
 /** The caller went first, and the call to this callee was still being set up. */
 const CANCELED: AttemptEnd = {
   status: 'canceled',
+  durationMs: 0,
   number: null,
   sipCallId: '',
   sipStatus: 487,

@@ -83,7 +83,7 @@ export function asFlow(kept: object | null): FlowRecord | null {
   return kept !== null && 'version' in kept && kept.version === 1 ? (kept as FlowRecord) : null;
 }
 
-/** A sid that the same place of the same flow always gets: 128 bits of a hash, as good as random. */
+/** A sid that the same place of the same flow always gets: 128 bits of a hash. */
 export function sidOf<P extends SidPrefix>(prefix: P, callSid: CallSid, place: string): Sid<P> {
   const hex = createHash('sha256').update(`${callSid}/${prefix}/${place}`).digest('hex');
   return `${prefix}${hex.slice(0, 32)}` as Sid<P>;

@@ -208,10 +208,12 @@ export class Interpreter {
     }
     // Another one may have come meanwhile; it has nothing left to interrupt.
     course.save({ state: null });
-    if (course.flow.redirect === redirect) this.#enter(placeOf(redirect));
+    if (course.flow.redirect !== redirect) return;
+    if ('error' in redirect && redirect.error !== null) this.#report(errorOf(redirect.error));
+    this.#enter(placeOf(redirect));
   }
 
-  // --- Documents ----------------------------------------------------------------------------------
+  // --- Documents ---------------------------------------------------------------------------------
 
   async #ask(request: FlowRequest): Promise<void> {
     const { application } = this.#parts;
@@ -296,7 +298,7 @@ export class Interpreter {
     await sleep(this.#parts.clock, documentIntervalMs, this.#course.signal);
   }
 
-  // --- Verbs --------------------------------------------------------------------------------------
+  // --- Verbs -------------------------------------------------------------------------------------
 
   /** The verb that runs; undefined at the end of the document, null for one that does nothing. */
   #verb(): BoundVerb | null | undefined {
@@ -382,7 +384,7 @@ export class Interpreter {
   async #runOut(document: FlowDocument | null): Promise<void> {
     const { restriction, endCode } = this.#course.flow;
     if (restriction === 'whisper' && endCode === 'CALL_COMPLETED') {
-      this.#course.save({ isOver: true });
+      this.#course.save({ isOver: true, document: null });
       return;
     }
     // An empty document is a `<Hangup>`: the call was taken, and is over.
@@ -395,7 +397,7 @@ export class Interpreter {
     for (;;) await this.#course.next();
   }
 
-  // --- When something fails -----------------------------------------------------------------------
+  // --- When something fails ----------------------------------------------------------------------
 
   /** A verb could not be done: the secondary may know better, once. */
   #failed(error: GatewayError): void {

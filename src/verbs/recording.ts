@@ -80,7 +80,7 @@ function tell(
   const event = news.status === 'failed' ? 'completed' : news.status;
   if (notices.url === null || !notices.events.includes(event)) return;
   context.notify({
-    url: context.resolve(notices.url),
+    url: notices.url,
     method: notices.method,
     params: {
       RecordingSid: open.sid,

@@ -37,7 +37,10 @@ export interface VerbContext<S extends object = object> {
   nowMs(): number;
   /** An absolute URL; `null` means the present document. Throws APP_URL, RELATIVE_ACTION. */
   resolve(url: string | null): string;
-  /** Tells the app something beside the call: standard parameters and these. Never fails. */
+  /**
+   * Tells the app something beside the call: standard parameters and these, to a URL as written.
+   * Never fails.
+   */
   notify(callback: Notice): void;
   /** Something failed that does not stop the verb: told to the app's author, not to the app. */
   report(error: GatewayError): void;
@@ -121,6 +124,8 @@ export interface ChildCalls {
   isWhispered(sid: CallSid): boolean;
   /** Joins its audio with this call's. */
   bridge(sid: CallSid): void;
+  /** Makes sure that they are no longer joined; `id` names the command should one be needed. */
+  part(sid: CallSid, id: string): void;
 }
 
 /** How a verb ended, and so what comes after it. */

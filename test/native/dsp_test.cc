@@ -66,7 +66,7 @@ struct Scratch {
 
 bool have_shared() { return !shared_root().empty(); }
 
-std::string shared_path(const char* name) { return shared_root() + "/data/" + name; }
+std::string shared_path(const std::string& name) { return shared_root() + "/data/" + name; }
 
 Bytes read_file(const std::string& path) {
   Bytes bytes;
@@ -82,16 +82,15 @@ Bytes read_file(const std::string& path) {
 
 Samples read_wav(const char* name) {
   WavReader reader;
-  if (reader.open(shared_path((std::string("media/") + name).c_str()).c_str()) != FileError::kNone) {
-    return {};
-  }
+  const std::string path = shared_path(std::string("media/") + name);
+  if (reader.open(path.c_str()) != FileError::kNone) return {};
   Samples samples(static_cast<size_t>(reader.frames()));
   samples.resize(static_cast<size_t>(std::max(reader.read(samples), 0)));
   return samples;
 }
 
 std::vector<Bytes> read_ogg_packets(const char* name) {
-  const Bytes bytes = read_file(shared_path((std::string("media/") + name).c_str()));
+  const Bytes bytes = read_file(shared_path(std::string("media/") + name));
   std::vector<Bytes> packets;
   Bytes packet;
   for (size_t at = 0; at + 27 <= bytes.size() && std::memcmp(&bytes[at], "OggS", 4) == 0;) {
@@ -112,7 +111,7 @@ std::vector<Bytes> read_ogg_packets(const char* name) {
 }
 
 std::vector<CapturedPacket> read_capture(const char* name) {
-  const Bytes bytes = read_file(shared_path((std::string("media/") + name).c_str()));
+  const Bytes bytes = read_file(shared_path(std::string("media/") + name));
   std::vector<CapturedPacket> packets;
   int64_t first_us = -1;
   for (size_t at = 24; at + 16 <= bytes.size();) {
@@ -146,7 +145,7 @@ std::string scratch_path(const char* name) {
   static Scratch scratch;
   if (scratch.directory.empty()) {
     const char* base = std::getenv("TMPDIR");
-    std::string pattern = std::string(base != nullptr ? base : "/tmp") + "/dsp_test_XXXXXX";
+    std::string pattern = std::string(base != nullptr ? base : P_tmpdir) + "/dsp_test_XXXXXX";
     if (mkdtemp(pattern.data()) == nullptr) std::abort();
     scratch.directory = pattern;
   }

@@ -29,10 +29,10 @@ class Chance {
 // Shared test data: $TANDEM_SHARED, else `shared` beside the repository. Empty results when the
 // file is missing; the test then skips.
 bool have_shared();
-std::string shared_path(const char* name);
+std::string shared_path(const std::string& name);      // below shared/data
 Bytes read_file(const std::string& path);
-Samples read_wav(const char* name);                    // of data/media, mono
-std::vector<Bytes> read_ogg_packets(const char* name); // of data/media, headers left out
+Samples read_wav(const char* name);                     // of data/media, mono
+std::vector<Bytes> read_ogg_packets(const char* name);  // of data/media, headers left out
 
 struct CapturedPacket {
   int64_t arrival_us = 0;   // since the first

@@ -34,8 +34,8 @@ std::span<const int16_t> middle(const Samples& samples, int rate_hz) {
 }
 
 TEST("resampling keeps a tone and makes whole frames") {
-  for (const auto& [from, to] : {std::pair{8000, 16000}, {16000, 8000}, {8000, 48000}, {48000, 8000},
-                                 {16000, 48000}, {48000, 16000}}) {
+  for (const auto& [from, to] : {std::pair{8000, 16000}, {16000, 8000}, {8000, 48000},
+                                 {48000, 8000}, {16000, 48000}, {48000, 16000}}) {
     const Samples tone = sine(1000, from, 1000, 12000);
     const Samples out = resample(tone, from, to);
     const double snr = sine_snr(middle(out, to), 1000, to);
@@ -85,6 +85,7 @@ struct Concealed {
   Samples heard;
   double lost_snr = 0;        // over the lost frames
   double worst_step = 0;      // into a lost frame, against the largest heard just before
+  double worst_return = 0;    // back out of it
   int losses = 0;
 };
 
@@ -99,23 +100,29 @@ Concealed conceal(const Samples& speech, int rate_hz, Way way, Lost lost) {
   result.heard = speech;
   Samples meant;
   Samples made;
+  bool after_loss = false;
   for (size_t at = 0; at + frame <= speech.size(); at += frame) {
     const std::span<int16_t> now(&result.heard[at], frame);
+    const auto border = [&] {
+      int natural = 40;
+      for (size_t i = at - 3 * frame; i < at; ++i) {
+        natural = std::max(natural, std::abs(result.heard[i] - result.heard[i - 1]));
+      }
+      return static_cast<double>(std::abs(result.heard[at] - result.heard[at - 1])) / natural;
+    };
     if (at < 10 * frame || !lost(at / frame)) {
       if (way == Way::kPlc) plc.good(now);
+      if (after_loss) result.worst_return = std::max(result.worst_return, border());
+      after_loss = false;
       continue;
     }
+    after_loss = true;
     if (way == Way::kPlc) plc.conceal(now);
     if (way == Way::kRepeat) std::copy_n(&result.heard[at - frame], frame, now.begin());
     ++result.losses;
     meant.insert(meant.end(), &speech[at], &speech[at] + frame);
     made.insert(made.end(), now.begin(), now.end());
-    int natural = 40;
-    for (size_t i = at - 3 * frame; i < at; ++i) {
-      natural = std::max(natural, std::abs(result.heard[i] - result.heard[i - 1]));
-    }
-    const int step = std::abs(result.heard[at] - result.heard[at - 1]);
-    result.worst_step = std::max(result.worst_step, static_cast<double>(step) / natural);
+    result.worst_step = std::max(result.worst_step, border());
   }
   result.lost_snr = segmental_snr(meant, made, rate_hz);
   return result;
@@ -134,9 +141,9 @@ TEST("concealment goes on where the speech stopped, at 5 % and in bursts") {
         });
       }
       const auto& [plc, repeat] = results;
-      note("%d Hz, %s: %.1f dB, worst border %.2f; repeating %.1f dB, %.2f", rate_hz,
-           bursts ? "bursts of 3" : "5 %", plc.lost_snr, plc.worst_step, repeat.lost_snr,
-           repeat.worst_step);
+      note("%d Hz, %s: %.1f dB, borders %.2f %.2f; repeating %.1f dB, %.2f %.2f", rate_hz,
+           bursts ? "bursts of 3" : "5 %", plc.lost_snr, plc.worst_step, plc.worst_return,
+           repeat.lost_snr, repeat.worst_step, repeat.worst_return);
       CHECK_LEAST(plc.losses, 20);
       CHECK_LEAST(plc.lost_snr, repeat.lost_snr + 1);
       if (!bursts) CHECK_LEAST(plc.lost_snr, 0.5);
@@ -144,6 +151,8 @@ TEST("concealment goes on where the speech stopped, at 5 % and in bursts") {
       // measure would show it: repeated frames do click.
       CHECK_MOST(plc.worst_step, 1.0);
       CHECK_LEAST(repeat.worst_step, 1.3);
+      CHECK_MOST(plc.worst_return, 1.0);
+      CHECK_LEAST(repeat.worst_return, 1.1);
     }
   }
 }
@@ -219,6 +228,35 @@ TEST("time stretch changes length and keeps pitch, level and waveform") {
       CHECK_BETWEEN(rms(shorter) / rms(voice), 0.93, 1.05);
     }
   }
+}
+
+TEST("a splice makes no click even where nothing repeats") {
+  const Stretch stretch(8000);
+  Samples chord = sine(310, 8000, 1000, 6000);
+  const Samples second = sine(447, 8000, 1000, 5000);
+  const Samples third = sine(718, 8000, 1000, 4000);
+  mix_saturate(chord, second, third, chord);
+  int natural = 0;
+  int steepest = 0;
+  Samples block(260);
+  for (size_t at = 0; at + 160 <= chord.size(); at += 160) {
+    for (size_t i = at + 1; i < at + 160; ++i) {
+      natural = std::max(natural, std::abs(chord[i] - chord[i - 1]));
+    }
+    const std::span<const int16_t> in(&chord[at], 160);
+    for (const bool longer : {false, true}) {
+      const int count =
+          longer ? stretch.expand(in, block, true) : stretch.accelerate(in, block, true);
+      CHECK(block[0] == in.front() || std::abs(block[0] - in.front()) < natural / 8);
+      CHECK(block[static_cast<size_t>(count) - 1] == in.back());
+      for (size_t i = 1; i < static_cast<size_t>(count); ++i) {
+        steepest = std::max(steepest, std::abs(block[i] - block[i - 1]));
+      }
+    }
+  }
+
+  note("steepest %d of %d", steepest, natural);
+  CHECK_MOST(steepest, natural * 1.05);
 }
 
 TEST("time stretch leaves alone what it would damage, and takes any frame") {

@@ -80,8 +80,8 @@ void bench_codec(CodecId id, int rate_hz, const char* name, float loss) {
 }
 
 void bench_rates() {
-  for (const auto& [from, to] : {std::pair{8000, 16000}, {16000, 8000}, {8000, 48000}, {48000, 8000},
-                                 {16000, 48000}, {48000, 16000}}) {
+  for (const auto& [from, to] : {std::pair{8000, 16000}, {16000, 8000}, {8000, 48000},
+                                 {48000, 8000}, {16000, 48000}, {48000, 16000}}) {
     Resampler resampler(from, to);
     const Samples speech = material(from);
     Samples out(static_cast<size_t>(resampler.out_samples_max(from / 50)));

@@ -191,7 +191,9 @@ TEST("G.722 and Opus decode the reference files") {
   const size_t from = speech.size() / 3;
   const std::span<const int16_t> part = std::span(speech).subspan(from, 8000);
   int lag = lag_of(part, std::span<const int16_t>(heard).subspan(from), 64);
-  const auto late = [&] { return std::span<const int16_t>(heard).subspan(static_cast<size_t>(lag)); };
+  const auto late = [&] {
+    return std::span<const int16_t>(heard).subspan(static_cast<size_t>(lag));
+  };
   note("G.722 reference: %.1f dB, lag %d", segmental_snr(speech, late(), 16000), lag);
   CHECK_LEAST(segmental_snr(speech, late(), 16000), 27);
 
@@ -209,7 +211,7 @@ TEST("G.722 and Opus decode the reference files") {
 
 // 16-bit big-endian words; those with the lowest bit set are the reset flag around the sequence.
 Samples read_vector(const char* name) {
-  const Bytes bytes = read_file(shared_path((std::string("vectors/g722-itu/") + name).c_str()));
+  const Bytes bytes = read_file(shared_path(std::string("vectors/g722-itu/") + name));
   Samples words;
   for (size_t i = 0; i + 2 <= bytes.size(); i += 2) {
     const int word = bytes[i] << 8 | bytes[i + 1];
@@ -218,12 +220,15 @@ Samples read_vector(const char* name) {
   return words;
 }
 
+uint8_t code_of(int16_t word) { return static_cast<uint8_t>(static_cast<uint16_t>(word) >> 8); }
+
 // The sequences of G.722 Appendix II work at the sub-bands, below the filter bank. The library has
 // a test mode for just that, reached through its private header; it is the code our codec runs.
 // Only mode 1 (64 kbit/s): RTP has no other (RFC 3551 section 4.5.2).
 TEST("the G.722 library is exact on the ITU sequences") {
   if (read_vector("bt1c1.xmt").empty()) return skip("no ITU vectors");
-  for (const auto& [sent, coded] : {std::pair{"bt1c1.xmt", "bt2r1.cod"}, {"bt1c2.xmt", "bt2r2.cod"}}) {
+  for (const auto& [sent, coded] :
+       {std::pair{"bt1c1.xmt", "bt2r1.cod"}, {"bt1c2.xmt", "bt2r2.cod"}}) {
     const Samples in = read_vector(sent);
     const Samples wanted = read_vector(coded);
     g722_encode_state_t* state = g722_encode_init(nullptr, 64000, 0);
@@ -233,7 +238,7 @@ TEST("the G.722 library is exact on the ITU sequences") {
     g722_encode_free(state);
     CHECK(count == static_cast<int>(wanted.size()));
     int wrong = 0;
-    for (size_t i = 0; i < wanted.size(); ++i) wrong += codes[i] != static_cast<uint16_t>(wanted[i]) >> 8;
+    for (size_t i = 0; i < wanted.size(); ++i) wrong += codes[i] != code_of(wanted[i]);
     CHECK(wrong == 0);
   }
   struct Row {
@@ -248,15 +253,17 @@ TEST("the G.722 library is exact on the ITU sequences") {
     const Samples low = read_vector(row.low);
     const Samples high = read_vector(row.high);
     Bytes codes;
-    for (const int16_t word : coded) codes.push_back(static_cast<uint8_t>(static_cast<uint16_t>(word) >> 8));
+    for (const int16_t word : coded) codes.push_back(code_of(word));
     g722_decode_state_t* state = g722_decode_init(nullptr, 64000, 0);
     state->itu_test_mode = 1;
     Samples out(codes.size() * 2);
     g722_decode(state, out.data(), codes.data(), static_cast<int>(codes.size()));
     g722_decode_free(state);
     int wrong = 0;
-    for (size_t i = 0; i < low.size(); ++i) wrong += out[2 * i] != low[i] || out[2 * i + 1] != high[i];
     CHECK(low.size() == codes.size() && high.size() == codes.size());
+    for (size_t i = 0; i < low.size(); ++i) {
+      wrong += out[2 * i] != low[i] || out[2 * i + 1] != high[i];
+    }
     CHECK(wrong == 0);
   }
 }

@@ -63,15 +63,16 @@ struct Heard {
 /// A phone: one UDP socket that sends and keeps what it hears.
 class Phone {
  public:
-  Phone() : socket_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
-    const Address any = Address::parse("127.0.0.1", 0);
+  explicit Phone(const char* ip = "127.0.0.1") : ip_(ip) {
+    const Address any = Address::parse(ip_, 0);
+    socket_ = Socket(::socket(any.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
     bind(socket_.fd(), any.data(), any.size());
     port_ = Address::of_socket(socket_.fd()).port();
   }
   uint16_t port() const { return port_; }
 
   void send_raw(uint16_t to_port, std::span<const uint8_t> datagram) {
-    const Address to = Address::parse("127.0.0.1", to_port);
+    const Address to = Address::parse(ip_, to_port);
     sendto(socket_.fd(), datagram.data(), datagram.size(), 0, to.data(), to.size());
   }
   /// Next packet of the phone's stream; sequence and timestamp move on.
@@ -126,6 +127,7 @@ class Phone {
     heard.push_back(one);
   }
 
+  std::string ip_;
   Socket socket_;
   uint16_t port_ = 0;
 };

@@ -78,7 +78,9 @@ void source_guard_prefers_what_signaling_said() {
 
   SourceGuard strict;
   strict.configure(remote, LatchMode::kSignalled, 0);
-  for (uint16_t i = 0; i < 10; i++) EXPECT(strict.check(moved, packet(i), 1000) == Verdict::kReject);
+  for (uint16_t i = 0; i < 10; i++) {
+    EXPECT(strict.check(moved, packet(i), 1000) == Verdict::kReject);
+  }
   EXPECT(strict.check(remote, packet(1), 1000) == Verdict::kLatched && strict.is_final(1000));
 
   SourceGuard same_ip;
@@ -86,7 +88,9 @@ void source_guard_prefers_what_signaling_said() {
   for (uint16_t i = 0; i < 10; i++) {
     EXPECT(same_ip.check(stranger, packet(i), 1000) == Verdict::kReject);
   }
-  for (uint16_t i = 0; i < 3; i++) EXPECT(same_ip.check(moved, packet(i), 1000) == Verdict::kReject);
+  for (uint16_t i = 0; i < 3; i++) {
+    EXPECT(same_ip.check(moved, packet(i), 1000) == Verdict::kReject);
+  }
   EXPECT(same_ip.check(moved, packet(3), 1000) == Verdict::kLatched && !same_ip.is_final(1000));
   EXPECT(same_ip.check(remote, packet(9), 2000) == Verdict::kLatched && same_ip.is_final(2000));
   EXPECT(same_ip.check(moved, packet(4), 3000) == Verdict::kReject);
@@ -169,7 +173,8 @@ void rtcp_reports_round_trip_and_loss() {
   ReceptionStats heard;
   heard.start(10);
   for (int i = 0; i < 100; i++) {
-    if (i % 4 != 3) heard.update(65536 + 10 + i, static_cast<uint32_t>(i * 160), i * 20'000, 8000, true);
+    if (i % 4 == 3) continue;
+    heard.update(65536 + 10 + i, static_cast<uint32_t>(i * 160), i * 20'000, 8000, true);
   }
   EXPECT(heard.lost_total() == 24 && heard.jitter_ms(8000) < 0.01);
   // The far side answers after 2 s; the wire took 100 ms in total.
@@ -277,7 +282,9 @@ int main(int argc, char** argv) {
   using namespace tandem::test;
   int run = 0;
   std::vector<TestCase> all = pure_tests();
-  for (const auto& more : {live_tests(), audio_tests()}) all.insert(all.end(), more.begin(), more.end());
+  for (const auto& more : {live_tests(), audio_tests()}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
   for (const TestCase& test : all) {
     if (argc > 1 && std::strstr(test.name, argv[1]) == nullptr) continue;
     const int before = failures;

@@ -134,7 +134,8 @@ void press(Phone& phone, uint16_t to_port, uint8_t key, int packets, uint32_t un
   for (int i = 1; i <= packets + 2; i++) {
     const bool is_end = i >= packets;
     payload[1] = static_cast<uint8_t>((is_end ? 0x80 : 0) | 10);
-    write_u16(&payload[2], static_cast<uint16_t>(units * static_cast<uint32_t>(std::min(i, packets))));
+    const uint32_t length = units * static_cast<uint32_t>(std::min(i, packets));
+    write_u16(&payload[2], static_cast<uint16_t>(length));
     phone.send(to_port, payload, 101, 0, i == 1);
     between();
   }
@@ -313,6 +314,35 @@ void hostile_traffic_from_the_right_source_hurts_nobody() {
   EXPECT(bob.heard.size() >= 8 && rig.engine.ask(a.handle).bad_packets > 0);
 }
 
+void a_leg_of_ipv6_and_one_of_ipv4_are_one_call() {
+  Rig rig;
+  Phone alice("::1");
+  Phone bob;
+  PortRequest request;
+  request.address = "::1";
+  PortMade a;
+  try {
+    a = rig.engine.create_port(request);
+  } catch (const EngineError&) {
+    std::printf("  # no IPv6 here\n");
+    return;
+  }
+  PortSettings settings = Rig::settings(alice.port());
+  settings.remote = Address::parse("::1", alice.port());
+  rig.engine.set_port(a.handle, settings);
+  const PortMade b = rig.port(bob);
+  rig.engine.connect(a.handle, b.handle);
+  pause_ms(30);
+  alice.send(a.rtp_port, kPayload);
+  bob.send(b.rtp_port, kPayload);
+  alice.listen(50);
+  bob.listen(20);
+  EXPECT(!alice.heard.empty() && alice.heard.back().payload == kPayload);
+  EXPECT(!bob.heard.empty() && bob.heard.back().payload == kPayload);
+  pause_ms(30);
+  EXPECT(rig.engine.ask(a.handle).peer.text() == "[::1]:" + std::to_string(alice.port()));
+}
+
 void handles_of_the_past_are_refused() {
   Rig rig;
   const PortMade a = rig.engine.create_port({});
@@ -343,6 +373,7 @@ std::vector<TestCase> live_tests() {
       {"reports flow and goodbye is said", reports_flow_and_goodbye_is_said},
       {"hostile traffic from the right source hurts nobody",
        hostile_traffic_from_the_right_source_hurts_nobody},
+      {"a leg of IPv6 and one of IPv4 are one call", a_leg_of_ipv6_and_one_of_ipv4_are_one_call},
       {"handles of the past are refused", handles_of_the_past_are_refused},
   };
 }

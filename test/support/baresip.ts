@@ -8,7 +8,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { freePort } from './gateway.ts';
-import { readWav, type Sound } from './sound.ts';
+import { readWav, type Sound, writeWav } from './sound.ts';
 
 const MODULES = '/usr/lib/baresip/modules';
 
@@ -19,9 +19,8 @@ export function hasBaresip(): boolean {
 export interface BaresipOptions {
   /** As baresip names them, in order: `opus/48000/1`, `PCMU/8000/1`, `G722/16000/1`. */
   readonly codecs: readonly string[];
-  /** 48 kHz, 16 kHz or 8 kHz mono WAV played as the microphone. */
+  /** Mono WAV played in a loop as the microphone. */
   readonly microphone: string;
-  readonly microphoneRateHz: number;
   readonly isAnsweringAtOnce: boolean;
 }
 
@@ -67,7 +66,10 @@ export class Baresip {
     const folder = mkdtempSync(join(tmpdir(), 'tandem-baresip-'));
     const sipPort = await freePort();
     const controlPort = await freePort();
-    writeFileSync(join(folder, 'config'), configuration(options, { folder, sipPort, controlPort }));
+    const microphone = join(folder, 'microphone.wav');
+    const rateHz = loop(options.microphone, microphone);
+    const place = { folder, sipPort, controlPort, microphone, rateHz };
+    writeFileSync(join(folder, 'config'), configuration(place));
     const answer = options.isAnsweringAtOnce ? ';answermode=auto' : '';
     const account = `<sip:baresip@127.0.0.1:${sipPort}>;regint=0${answer};audio_codecs=${options.codecs.join(',')}\n`;
     writeFileSync(join(folder, 'accounts'), account);
@@ -136,10 +138,25 @@ export class Baresip {
   }
 }
 
-function configuration(
-  options: BaresipOptions,
-  place: { folder: string; sipPort: number; controlPort: number },
-): string {
+/** baresip hangs up when its microphone's file ends, so it gets a long one. */
+function loop(from: string, to: string): number {
+  const { rateHz, samples } = readWav(from);
+  const times = Math.ceil((MICROPHONE_SECONDS * rateHz) / samples.length);
+  const long = new Float64Array(samples.length * times);
+  for (let index = 0; index < times; index++) long.set(samples, index * samples.length);
+  writeWav(to, { rateHz, samples: long });
+  return rateHz;
+}
+
+const MICROPHONE_SECONDS = 90;
+
+function configuration(place: {
+  folder: string;
+  sipPort: number;
+  controlPort: number;
+  microphone: string;
+  rateHz: number;
+}): string {
   const modules = [
     'account',
     'menu',
@@ -159,10 +176,10 @@ function configuration(
       (name) => `module${['account', 'menu', 'ctrl_tcp'].includes(name) ? '_app' : ''} ${name}.so`,
     ),
     `ctrl_tcp_listen 127.0.0.1:${place.controlPort}`,
-    `audio_source aufile,${options.microphone}`,
+    `audio_source aufile,${place.microphone}`,
     'audio_player aubridge,nil',
     'audio_alert aubridge,nil2',
-    `ausrc_srate ${options.microphoneRateHz}`,
+    `ausrc_srate ${place.rateHz}`,
     'auplay_srate 48000',
     'ausrc_channels 1',
     'auplay_channels 1',

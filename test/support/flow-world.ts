@@ -104,6 +104,8 @@ export interface WorldOptions {
   readonly durationsMs?: Readonly<Record<string, number>>;
   /** What the recorder reports as heard; all of it otherwise. */
   readonly heardMs?: number;
+  /** The caller's answer is never acknowledged. */
+  readonly answerFails?: boolean;
   readonly crashAt?: number;
 }
 
@@ -123,7 +125,6 @@ export class World {
   readonly effects: string[] = [];
   /** What the app was asked, in order: `path?` and the parameters that are not standard. */
   readonly asked: string[] = [];
-  readonly askedParams: Params[] = [];
   readonly told: string[] = [];
   readonly reports: FlowReport[] = [];
   readonly recordings = new Map<string, RecordingEnd | null>();
@@ -134,8 +135,13 @@ export class World {
   readonly #visits = new Map<string, number>();
   #generation: Generation;
   #pending = 0;
+  /** Where in `asked` the request stands that has no answer yet. */
+  #unanswered: number | null = null;
+  #asking = 0;
   #crashAt: number;
   steps = 0;
+  /** The crash came after a call had ended and before its app was told how. */
+  lostLastWord = false;
 
   constructor(options: WorldOptions) {
     this.options = options;
@@ -227,30 +233,41 @@ export class World {
   /** Lets time pass until no call is left, or `untilMs`. */
   async run(untilMs = 3_600_000): Promise<this> {
     for (;;) {
-      await this.#turn();
-      if (this.#pending > 0) continue;
-      await this.#turn();
-      if (this.#pending > 0) continue;
+      // Two quiet turns, so that what one turn set off is set off before time moves.
+      if ((await this.#turn()) || this.#pending > 0) continue;
+      if ((await this.#turn()) || this.#pending > 0) continue;
       const isIdle = this.calls.length === 0 && this.#generation.flows.size === 0;
       if (isIdle || !this.clock.next(untilMs)) return this;
     }
   }
 
-  async #turn(): Promise<void> {
+  /** One turn of the event loop; true when the gateway was dropped in it. */
+  async #turn(): Promise<boolean> {
     await new Promise<void>((resolve) => setImmediate(resolve));
     this.steps += 1;
-    if (this.steps !== this.#crashAt) return;
+    if (this.steps !== this.#crashAt) return false;
     this.#crash();
+    return true;
   }
 
   #crash(): void {
     const old = this.#generation;
+    // Whoever dies before he knows the answer asks once more: that is told from doing it twice.
+    if (this.#unanswered !== null) {
+      for (const line of this.asked.splice(this.#unanswered)) {
+        const path = line.replace(/^GET /, '').replace(/ .*/, '');
+        this.#visits.set(path, (this.#visits.get(path) ?? 1) - 1);
+      }
+      this.#unanswered = null;
+    }
     const records = new Map<string, object>();
     for (const call of old.router.calls()) {
       records.set(`call.${call.sid}`, JSON.parse(JSON.stringify(call.snapshot())) as object);
       if (this.#legs.has(call.record.legId)) records.set(`leg.${call.record.legId}`, {});
     }
     old.isDead = true;
+    const running = [...old.router.calls()].filter(({ record }) => record.flow !== null);
+    this.lostLastWord = old.flows.size > running.length;
     for (const call of old.router.calls()) call.detach();
     void old.flows.close();
     this.#generation = this.#boot(records);
@@ -322,14 +339,21 @@ export class World {
   }
 
   #makeFlows(clock: Clock, generation: Generation): Flows {
-    const alive = <T>(work: () => Promise<T>): Promise<T> =>
-      work().then((value) => (generation.isDead ? new Promise<T>(() => undefined) : value));
+    const never = new Promise<never>(() => undefined);
+    const alive = <T>(work: () => Promise<T>): Promise<T> => {
+      if (generation.isDead) return never;
+      return work().then(
+        (value) => (generation.isDead ? never : value),
+        (thrown) => (generation.isDead ? never : Promise.reject(thrown as GatewayError)),
+      );
+    };
     return new Flows({
       clock,
       log: silentLog,
       application: {
-        fetch: (request) => alive(() => this.#fetch(request)),
-        recover: (request, error) => alive(() => this.#recover(request, error)),
+        fetch: (request) => alive(() => this.#answer(() => this.#fetch(request, generation))),
+        recover: (request, error) =>
+          alive(() => this.#answer(() => this.#recover(request, error, generation))),
       },
       promptsOf: () => ({
         audio: (url) => this.#prompt(url),
@@ -376,15 +400,27 @@ export class World {
     return this.options.durationsMs?.[path] ?? 1000;
   }
 
-  async #fetch(request: AppRequest): Promise<AppDocument> {
+  async #answer(ask: () => Promise<AppDocument>): Promise<AppDocument> {
+    this.#asking += 1;
+    const asking = this.#asking;
+    this.#unanswered = this.asked.length;
     try {
-      return await this.#ask(request, null);
-    } catch (thrown) {
-      return await this.#recover(request, thrown as GatewayError);
+      return await ask();
+    } finally {
+      if (this.#asking === asking) this.#unanswered = null;
     }
   }
 
-  #recover(request: AppRequest, error: GatewayError): Promise<AppDocument> {
+  async #fetch(request: AppRequest, generation: Generation): Promise<AppDocument> {
+    try {
+      return await this.#ask(request, null);
+    } catch (thrown) {
+      return await this.#recover(request, thrown as GatewayError, generation);
+    }
+  }
+
+  #recover(request: AppRequest, error: GatewayError, generation: Generation): Promise<AppDocument> {
+    if (generation.isDead) return new Promise<never>(() => undefined);
     if (request.fallback === undefined) return Promise.reject(error);
     const params = {
       ...request.params,
@@ -397,12 +433,8 @@ export class World {
   async #ask(request: AppRequest, recoveredFrom: GatewayError | null): Promise<AppDocument> {
     const path = request.url.replace('http://app', '');
     const line = `${request.method === 'GET' ? 'GET ' : ''}${path} ${show(request.params)}`.trim();
-    // The process died before it knew the answer: it may ask once more, in the same words.
-    if (this.asked.at(-1) !== line || this.#crashAt < 0) {
-      this.asked.push(line);
-      this.askedParams.push(request.params);
-      this.#visits.set(path, (this.#visits.get(path) ?? 0) + 1);
-    }
+    this.asked.push(line);
+    this.#visits.set(path, (this.#visits.get(path) ?? 0) + 1);
     const page = this.options.app[path];
     const found =
       typeof page === 'function' ? page(request.params, this.#visits.get(path) ?? 1) : page;
@@ -461,6 +493,7 @@ export class FakeLeg {
   #seq = 0;
   #playing: Playing[] = [];
   #recording: Recording | null = null;
+  #isBridged = false;
 
   constructor(world: World, bus: LocalBus, of: { callSid: CallSid } | { order: LegOrder }) {
     this.#world = world;
@@ -529,7 +562,10 @@ export class FakeLeg {
         break;
       case 'answer':
         this.#effect('answer');
-        this.#answered({});
+        if (this.#world.options.answerFails) {
+          const { id } = command;
+          this.#settle(id, { kind: 'commandFailed', id, code: 'CALL_NO_ACK', details: {} });
+        } else this.#answered({});
         break;
       case 'hangup':
         this.#effect(`hangup ${command.code}`);
@@ -549,11 +585,13 @@ export class FakeLeg {
         if (this.#recording !== null) this.#recordDone('stopped');
         break;
       case 'bridge':
+        this.#isBridged = true;
         this.#effect('bridge');
         this.#settle(command.id, { kind: 'bridged', peerLegId: command.peerLegId });
         break;
       case 'unbridge':
-        this.#effect('unbridge');
+        if (this.#isBridged) this.#effect('unbridge');
+        this.#isBridged = false;
         this.#settle(command.id, { kind: 'unbridged', peerLegId: '' });
         break;
       default:

@@ -33,6 +33,8 @@ export class ScriptPeer {
   readonly address: string;
   readonly port: number;
   readonly received: SipMessage[] = [];
+  /** Everything as it came, what no parser would read included. */
+  readonly texts: string[] = [];
   /** When each was received. */
   readonly atMs: number[] = [];
   /** Called for each message; a scripted reaction. */
@@ -57,8 +59,9 @@ export class ScriptPeer {
   }
 
   take(data: Buffer, atMs: number): void {
+    this.texts.push(data.toString('latin1'));
     const result = parseMessage(data, { stream: false });
-    if (!result.ok) throw result.error;
+    if (!result.ok) return;
     this.received.push(result.message);
     this.atMs.push(atMs);
     this.onMessage(result.message);
@@ -87,6 +90,7 @@ export class ScriptPeer {
 
   clear(): void {
     this.received.length = 0;
+    this.texts.length = 0;
     this.atMs.length = 0;
   }
 

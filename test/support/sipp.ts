@@ -3,7 +3,7 @@
  * by process id, on loopback only.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -24,7 +24,8 @@ export interface SippOptions {
   readonly perSecond?: number;
   readonly service?: string;
   readonly mediaPort?: number;
-  readonly keys?: Readonly<Record<string, string>>;
+  /** `@name@` in the scenario becomes the value: for what SIPp's own keywords do not reach. */
+  readonly replace?: Readonly<Record<string, string>>;
   readonly transport?: 'u1' | 't1';
   readonly timeoutSeconds: number;
   readonly extra?: readonly string[];
@@ -50,7 +51,7 @@ export function startSipp(options: SippOptions): SippRun {
   const folder = mkdtempSync(join(tmpdir(), 'tandem-sipp-'));
   const scenario = options.scenario.startsWith('builtin:')
     ? ['-sn', options.scenario.slice(8)]
-    : ['-sf', join(SCENARIOS, `${options.scenario}.xml`)];
+    : ['-sf', writeScenario(folder, options)];
   const child = spawn(
     '/usr/bin/sipp',
     [
@@ -62,7 +63,6 @@ export function startSipp(options: SippOptions): SippRun {
       ...(options.calls ? ['-m', String(options.calls)] : []),
       ...(options.perSecond ? ['-r', String(options.perSecond)] : []),
       ...(options.service ? ['-s', options.service] : []),
-      ...Object.entries(options.keys ?? {}).flatMap(([key, value]) => ['-key', key, value]),
       ...['-timeout', `${options.timeoutSeconds}s`, '-timeout_error'],
       ...['-trace_err', '-trace_stat', '-trace_rtt', '-fd', '60', '-rtt_freq', '50', '-nostdin'],
       ...(options.extra ?? []),
@@ -96,6 +96,16 @@ export function startSipp(options: SippOptions): SippRun {
       return done.finally(() => clearTimeout(timer));
     },
   };
+}
+
+function writeScenario(folder: string, options: SippOptions): string {
+  let text = readFileSync(join(SCENARIOS, `${options.scenario}.xml`), 'latin1');
+  for (const [name, value] of Object.entries(options.replace ?? {})) {
+    text = text.replaceAll(`@${name}@`, value);
+  }
+  const path = join(folder, `${options.scenario}.xml`);
+  writeFileSync(path, text, 'latin1');
+  return path;
 }
 
 function counts(folder: string): Pick<SippResult, 'responseMs' | 'succeeded' | 'failed'> {

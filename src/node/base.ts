@@ -1,0 +1,64 @@
+/**
+ * What every part of a node is built with: configuration, log, clock, metrics, the first account,
+ * and the few words of the configuration that mean more than a value.
+ */
+
+import type { realClock } from '../core/clock.ts';
+import { CODEC_NAMES, type CodecName } from '../core/codec.ts';
+import type { Config } from '../core/config.ts';
+import { GatewayError } from '../core/errors.ts';
+import { parseListen } from '../core/listen.ts';
+import type { Log } from '../core/log.ts';
+import type { Metrics } from '../core/metrics.ts';
+import type { HttpServer } from '../http/server.ts';
+import type { ListenSpec } from '../sip/peer.ts';
+import type { FirstAccount } from '../store/account-file.ts';
+import type { Store } from '../store/store.ts';
+
+export const VERSION = '0.1.0';
+export const AGENT = `tandem/${VERSION}`;
+
+export interface Base {
+  readonly config: Config;
+  readonly log: Log;
+  readonly clock: typeof realClock;
+  readonly metrics: Metrics;
+  readonly account: FirstAccount;
+}
+
+export class NodeHealth {
+  isStarted = false;
+  isDraining = false;
+
+  notReady(): readonly string[] {
+    const reasons: string[] = [];
+    if (!this.isStarted) reasons.push('starting');
+    if (this.isDraining) reasons.push('draining');
+    return reasons;
+  }
+}
+
+export interface NodeParts extends Base {
+  readonly store: Store;
+  readonly http: HttpServer;
+  readonly publicUrl: string;
+  readonly health: NodeHealth;
+}
+
+export function listenSpecs(config: Config): ListenSpec[] {
+  return config['sip.listen'].map((text) => {
+    const { transport, address, port } = parseListen('sip.listen', text, ['udp', 'tcp']);
+    const host = config['sip.advertise'];
+    const advertise = host === '' ? {} : { advertise: { host } };
+    return { transport: transport === 'tcp' ? 'tcp' : 'udp', address, port, ...advertise };
+  });
+}
+
+export function codecsOf(config: Config): CodecName[] {
+  return config['sip.codecs'].map((text) => {
+    const known = CODEC_NAMES.find((name) => name.toLowerCase() === text.toLowerCase());
+    if (known) return known;
+    const problem = `"${text}" is none of ${CODEC_NAMES.join(', ')}`;
+    throw new GatewayError('CONFIG_BAD_VALUE', { key: 'sip.codecs', problem });
+  });
+}
