@@ -72,7 +72,7 @@ export async function runGateway(config: Config): Promise<number> {
 }
 
 /** Every part of the node, in layer order. */
-export async function startGateway(config: Config, log: Log): Promise<Gateway> {
+async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const clock = realClock;
   checkPortRange({ portMin: config['media.portMin'], portMax: config['media.portMax'] });
   const account = ensureAccount(config, clock);

@@ -37,9 +37,9 @@ export type CallSource =
   | ({ readonly kind: 'url' } & AppUrl)
   | { readonly kind: 'twiml'; readonly twiml: string };
 
-export const CALL_EVENTS = ['initiated', 'ringing', 'answered', 'completed'] as const;
+const CALL_EVENTS = ['initiated', 'ringing', 'answered', 'completed'] as const;
 export type CallEventName = (typeof CALL_EVENTS)[number];
-export const RECORDING_EVENTS = ['in-progress', 'completed', 'absent'] as const;
+const RECORDING_EVENTS = ['in-progress', 'completed', 'absent'] as const;
 export type RecordingEventName = (typeof RECORDING_EVENTS)[number];
 
 export interface StatusCallback extends AppUrl {

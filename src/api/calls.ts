@@ -93,7 +93,7 @@ const SUBRESOURCES = {
   user_defined_messages: 'UserDefinedMessages',
 };
 
-export function callJson(call: CallView): JsonObject {
+function callJson(call: CallView): JsonObject {
   const subresources = Object.entries(SUBRESOURCES).map(
     ([name, part]) => [name, uriOf(call.accountSid, 'Calls', call.sid, part)] as const,
   );

@@ -8,7 +8,7 @@ import type { HttpApp } from '../http/server.ts';
 
 export const DEMO_PATH = '/demo/voice';
 
-export const DEMO_WELCOME =
+const DEMO_WELCOME =
   'Welcome to tandem. Press 1 to record a message and hear it back. ' +
   'Press 2 to hear your number. Press 3 to hang up.';
 

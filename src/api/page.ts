@@ -9,7 +9,7 @@ import type { AccountSid } from '../core/sid.ts';
 import type { Filter, Json, JsonObject, ListQuery, Table } from '../store/store.ts';
 import { badParameter, optionalText, type RawForm } from './parameters.ts';
 
-export const PAGE_SIZE_MAX = 1_000;
+const PAGE_SIZE_MAX = 1_000;
 const PAGE_SIZE_DEFAULT = 50;
 /** Pages by number alone cost the database all rows before them. */
 const SKIP_ROWS_MAX = 100_000;

@@ -47,7 +47,7 @@ export interface RecordingParts {
 
 const UNDER_WAY: ReadonlySet<string> = new Set(['in-progress', 'paused', 'stopped', 'processing']);
 
-export function recordingJson(row: RecordingRow): JsonObject {
+function recordingJson(row: RecordingRow): JsonObject {
   return {
     sid: row.sid,
     account_sid: row.accountSid,

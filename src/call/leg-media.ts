@@ -343,7 +343,7 @@ export function checkOffer(offer: string, policy: LegMediaPolicy): void {
 }
 
 /** What was agreed, as the engine wants it told. */
-export function portSettings(media: NegotiatedMedia, policy: LegMediaPolicy): PortSettings {
+function portSettings(media: NegotiatedMedia, policy: LegMediaPolicy): PortSettings {
   const maxBitrate = media.opus?.maxAverageBitrate ?? policy.opusBitrate;
   return {
     remote: {

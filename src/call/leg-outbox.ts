@@ -23,7 +23,7 @@ export interface OutboxRecord {
   readonly seen: readonly SeenCommand[];
 }
 
-export const NEW_OUTBOX: OutboxRecord = { seq: 0, kept: [], seen: [] };
+const NEW_OUTBOX: OutboxRecord = { seq: 0, kept: [], seen: [] };
 
 export interface OutboxOptions {
   readonly clock: Clock;

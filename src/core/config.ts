@@ -24,7 +24,7 @@ type AnyValue = string | number | boolean | readonly string[];
 const ROWS: Readonly<Record<string, ConfigRow>> = CONFIG_ROWS;
 
 /** The environment's name of a key: `account.authToken` → `TANDEM_ACCOUNT_AUTH_TOKEN`. */
-export function environmentName(key: string): string {
+function environmentName(key: string): string {
   const snake = key.replace(/([a-z0-9])([A-Z])/g, '$1_$2').replaceAll('.', '_');
   return `TANDEM_${snake.toUpperCase()}`;
 }

@@ -260,7 +260,7 @@ export function notFound(request: HttpRequest): GatewayError {
   return new GatewayError('REST_NOT_FOUND', { path: path.slice(0, 256) });
 }
 
-export function errorBody(error: GatewayError): ErrorBody {
+function errorBody(error: GatewayError): ErrorBody {
   const { http, number } = error.row;
   // Where the dictionary has no number: the general ones are 20000 + HTTP status.
   const code = number ?? 20_000 + http;
@@ -269,7 +269,7 @@ export function errorBody(error: GatewayError): ErrorBody {
   return { code, message, more_info: `${MORE_INFO}${code}`, status: http };
 }
 
-export function sendError(reply: HttpReply, error: GatewayError): HttpReply {
+function sendError(reply: HttpReply, error: GatewayError): HttpReply {
   if (error.row.http === 503) reply.header('retry-after', '1');
   return reply.code(error.row.http).send(errorBody(error));
 }

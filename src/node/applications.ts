@@ -76,7 +76,7 @@ export interface Assets {
   readonly speech: EspeakSpeech;
 }
 
-export function createAssets(parts: NodeParts & { client: HttpClient }): Assets {
+function createAssets(parts: NodeParts & { client: HttpClient }): Assets {
   const { config, clock, log, client } = parts;
   const dataDir = config['data.dir'];
   const transcoder = new Transcoder({

@@ -19,7 +19,7 @@ export interface SdpLimits {
   readonly formatsMax: number;
 }
 
-export const DEFAULT_SDP_LIMITS: SdpLimits = {
+const DEFAULT_SDP_LIMITS: SdpLimits = {
   bytesMax: 65_536,
   lineBytesMax: 8192,
   linesMax: 4096,

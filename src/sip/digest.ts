@@ -38,9 +38,9 @@ export interface DigestServerOptions {
 }
 
 /** 5 minutes: one registration refresh of a phone behind NAT, and little for a thief. */
-export const DEFAULT_NONCE_LIFETIME_MS = 300_000;
-export const DEFAULT_NONCES_MAX = 10_000;
-export const DEFAULT_ALGORITHMS: readonly DigestAlgorithm[] = ['SHA-256', 'MD5'];
+const DEFAULT_NONCE_LIFETIME_MS = 300_000;
+const DEFAULT_NONCES_MAX = 10_000;
+const DEFAULT_ALGORITHMS: readonly DigestAlgorithm[] = ['SHA-256', 'MD5'];
 
 /** What an account has: its password, or the hashes of `username:realm:password` alone. */
 export type DigestAccount =

@@ -11,7 +11,7 @@ import { HEADER, headerId, splitOutside, unfold } from './header.ts';
 import { MAGIC_COOKIE, type TopVia, type Via } from './via.ts';
 
 /** Numbers a field takes in `MessageParts.fields`: id and fold mark, name and value positions. */
-export const FIELD_STRIDE = 5;
+const FIELD_STRIDE = 5;
 export const FOLDED = 256;
 
 /** What the parser found; positions refer to `text`. */

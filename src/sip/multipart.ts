@@ -19,7 +19,7 @@ export interface MultipartLimits {
   readonly partHeadersMax: number;
 }
 
-export const DEFAULT_MULTIPART_LIMITS: MultipartLimits = {
+const DEFAULT_MULTIPART_LIMITS: MultipartLimits = {
   partsMax: 16,
   depthMax: 3,
   partHeadersMax: 16,

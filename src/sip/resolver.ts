@@ -35,7 +35,7 @@ export interface ResolverOptions {
   readonly addressesMax: number;
 }
 
-export const DEFAULT_RESOLVER: ResolverOptions = {
+const DEFAULT_RESOLVER: ResolverOptions = {
   lookupTimeoutMs: 2000,
   cacheEntriesMax: 4096,
   cacheMs: 60_000,

@@ -78,7 +78,7 @@ export interface SocketOptions {
   readonly onEgress?: (address: string, port: number) => void;
 }
 
-export const DEFAULT_SOCKETS: SocketOptions = {
+const DEFAULT_SOCKETS: SocketOptions = {
   receiveBufferBytes: 4 * 1024 * 1024,
   backlogMax: 511,
 };

@@ -66,18 +66,6 @@ export interface ApplicationOptions {
   readonly onWebhook: (trace: WebhookTrace) => void;
 }
 
-/**
- * The secondary must have been asked within 5 s whatever the primary does, so the primary's whole
- * time is below that; an app that needs longer says so in its URL (`#rt=15000`).
- */
-export const DEFAULT_APPLICATION_POLICY: ConnectionPolicy = {
-  connectMs: 2_000,
-  readMs: 4_500,
-  totalMs: 4_500,
-  retries: 1,
-  retryOn: new Set(['ct']),
-};
-
 export const DEFAULT_APPLICATION = {
   bodyBytesMax: 1_048_576,
   cookieBytesMax: 8_192,

@@ -4,7 +4,7 @@
  */
 import type { CallRecord } from '../call/call-record.ts';
 
-export const API_VERSION = '2010-04-01';
+const API_VERSION = '2010-04-01';
 
 export type Parameters = Readonly<Record<string, string>>;
 

@@ -163,7 +163,7 @@ export interface Weather {
   mtuBytes: number;
 }
 
-export const FAIR: Weather = {
+const FAIR: Weather = {
   loss: 0,
   duplication: 0,
   delayMinMs: 1,

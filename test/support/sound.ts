@@ -16,7 +16,7 @@ export function readWav(path: string): Sound {
   return { rateHz: channels.rateHz, samples: channels.channels[0] ?? new Float64Array() };
 }
 
-export function readWavChannels(path: string): { rateHz: number; channels: Float64Array[] } {
+function readWavChannels(path: string): { rateHz: number; channels: Float64Array[] } {
   const data = readFileSync(path);
   let rateHz = 8000;
   let count = 1;
@@ -106,7 +106,7 @@ export function rms(sound: Sound): number {
 }
 
 /** Linear interpolation: enough to compare speech below 3.4 kHz, not to listen to. */
-export function resample(sound: Sound, rateHz: number): Sound {
+function resample(sound: Sound, rateHz: number): Sound {
   if (sound.rateHz === rateHz) return sound;
   const step = sound.rateHz / rateHz;
   const width = Math.max(1, Math.round(step));
