@@ -53,7 +53,7 @@ AudioFrame Listener::next(int64_t now_us) {
 void Listener::fill(int64_t now_us) {
   PayloadRef ref;
   const int64_t waiting_us = static_cast<int64_t>(fifo_.size()) * 1'000'000 / rate_hz_;
-  const Pull pull = jitter_.pull(now_us + waiting_us, ref);
+  const Pull pull = jitter_.pull(now_us + waiting_us, ref, waiting_us);
   const size_t expected =
       std::clamp<size_t>(static_cast<size_t>(static_cast<int64_t>(std::max(ref.duration_ticks, 1)) *
                                              rate_hz_ / clock_rate_hz_),
@@ -66,12 +66,14 @@ void Listener::fill(int64_t now_us) {
       return;
     case Pull::kAccelerate: {
       const size_t size = decode(ref.payload, expected);
-      fifo_.grow(static_cast<size_t>(stretch_.accelerate(whole.first(size), fifo_.tail())));
+      const int got = stretch_.accelerate(whole.first(size), fifo_.tail(), ref.urgent);
+      fifo_.grow(static_cast<size_t>(got));
       return;
     }
     case Pull::kExpand: {
       const size_t size = decode(ref.payload, expected);
-      fifo_.grow(static_cast<size_t>(stretch_.expand(whole.first(size), fifo_.tail())));
+      const int got = stretch_.expand(whole.first(size), fifo_.tail(), ref.urgent);
+      fifo_.grow(static_cast<size_t>(got));
       return;
     }
     case Pull::kFec:

@@ -33,8 +33,13 @@ class Listener final : public Resource {
   bool is_valid() const { return decoder_ != nullptr; }
   void insert(int64_t sequence, int64_t timestamp, int64_t arrival_us,
               std::span<const uint8_t> payload, bool marker);
+  /// A packet of the stream that carries no audio (a digit): its number is not a loss.
+  void note(int64_t sequence) { jitter_.note(sequence); }
   /// Comfort noise parameters of the sender (RFC 3389), heard when it stops sending.
-  void comfort_noise(std::span<const uint8_t> payload) { noise_.update(payload); }
+  void comfort_noise(int64_t sequence, std::span<const uint8_t> payload) {
+    jitter_.note(sequence);
+    noise_.update(payload);
+  }
   /// The next frame; valid until the next call.
   AudioFrame next(int64_t now_us);
   /// In-band digits that ended in the last frame (0..2).

@@ -38,7 +38,7 @@ void Port::on_datagram(uint32_t channel, std::span<uint8_t> datagram, const Addr
     return;
   }
   if (kind == Payload::kComfortNoise) {
-    if (is_listening_) listener_->comfort_noise(packet.payload);
+    if (is_listening_) listener_->comfort_noise(sequence, packet.payload);
     if (is_relaying_) peer_->skip(stream_id(), sequence);
     return;
   }
@@ -111,6 +111,7 @@ void Port::note_packet(size_t bytes, int64_t now_us) {
 void Port::receive_event(const RtpPacket& packet, int64_t sequence, int64_t timestamp,
                          int64_t now_us) {
   // DtmfDigit events are reported once, at their end, whether or not they are passed on.
+  if (is_listening_) listener_->note(sequence);
   std::array<DtmfDigit, 2> digits;
   const int count = event_receiver_->receive(packet.ssrc, packet.timestamp, packet.marker,
                                              packet.payload, now_us, digits);

@@ -142,10 +142,10 @@ async function createNode(parts: NodeParts): Promise<Node> {
     ledger.take(notice);
     apps.status.take(notice);
   });
-  const { assets, flows } = createFlows({ ...parts, client, apps, router, trace });
+  const { assets, flows, recorder } = createFlows({ ...parts, client, apps, router, trace });
   router.on('call', (call) => flows.run(call));
   endpoint.on('trace', (message) => trace.sip(message));
-  await mountHttp({ ...parts, router, flows, ledger, assets });
+  await mountHttp({ ...parts, router, flows, recorder, ledger, assets });
   return {
     endpoint,
     router,

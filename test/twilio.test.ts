@@ -139,3 +139,34 @@ t.test('lists page through many calls, and mistakes have their codes', async (t)
   stranger.api.baseUrl = gateway.httpBase;
   t.equal(await problem(stranger.calls.list()), '401 20003');
 });
+
+t.test('a call created with Record is recorded on two channels, and its end is told', async (t) => {
+  const app = await startAppServer({ authToken: TEST_TOKEN });
+  const gateway = await startGateway();
+  const phone = await startPhone({ sound: tone(600, 1) });
+  t.teardown(async () => {
+    await phone.close();
+    await gateway.stop();
+    await app.close();
+  });
+  const client = twilio(TEST_SID, TEST_TOKEN);
+  client.api.baseUrl = gateway.httpBase;
+  app.on('/recorded', () => '<Response/>');
+
+  const call = await client.calls.create({
+    to: phone.uri,
+    from: '+15550123',
+    twiml: '<Response><Pause length="2"/></Response>',
+    record: true,
+    recordingChannels: 'dual',
+    recordingStatusCallback: `${app.base}/recorded`,
+  });
+  const told = await app.waitFor('/recorded');
+
+  t.match(told.params, { CallSid: call.sid, RecordingStatus: 'completed', RecordingChannels: '2' });
+  t.ok(told.isSigned);
+  const [recording] = await client.calls(call.sid).recordings.list();
+  t.equal(recording?.sid, told.params.RecordingSid);
+  t.equal(recording?.channels, 2);
+  t.equal(recording?.source, 'OutboundAPI');
+});

@@ -9,6 +9,7 @@ import type { Router } from '../call/router.ts';
 import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { CallSid } from '../core/sid.ts';
+import type { CallRecorder } from '../verbs/call-recorder.ts';
 import { dialTarget } from '../verbs/dial-target.ts';
 import type { Flows } from '../verbs/flows.ts';
 import type { CallChange, CallSpec } from './call-spec.ts';
@@ -18,6 +19,7 @@ export interface LiveCallControlOptions {
   readonly clock: Clock;
   readonly router: Router;
   readonly flows: Flows;
+  readonly recorder: CallRecorder;
 }
 
 export class LiveCallControl implements CallControl {
@@ -39,6 +41,7 @@ export class LiveCallControl implements CallControl {
       ...(spec.timeLimitMs === null ? {} : { timeLimitMs: spec.timeLimitMs }),
       ...(spec.sendDigits === null ? {} : { sendDigits: spec.sendDigits }),
     });
+    if (spec.record !== null) this.#options.recorder.record(call, spec.record);
     return this.#view(call);
   }
 

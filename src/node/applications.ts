@@ -18,6 +18,7 @@ import type { TraceBook } from '../call/trace.ts';
 import { Callbacks, DEFAULT_CALLBACK_POLICY, DEFAULT_CALLBACKS } from '../events/callbacks.ts';
 import { type HttpClient, shown } from '../http/client.ts';
 import { Application, DEFAULT_APPLICATION, type WebhookTrace } from '../verbs/application.ts';
+import { CallRecorder, DEFAULT_CALL_RECORDER } from '../verbs/call-recorder.ts';
 import { Flows } from '../verbs/flows.ts';
 import { DEFAULT_INTERPRETER_OPTIONS, type FlowReport } from '../verbs/interpreter-parts.ts';
 import { Notifications } from '../verbs/notifications.ts';
@@ -114,24 +115,32 @@ function createAssets(parts: NodeParts & { client: HttpClient }): Assets {
 
 export function createFlows(
   parts: NodeParts & { client: HttpClient; apps: Applications; router: Router; trace: TraceBook },
-): { assets: Assets; flows: Flows } {
+): { assets: Assets; flows: Flows; recorder: CallRecorder } {
   const { clock, log, store, apps, router, account, publicUrl, trace } = parts;
   const assets = createAssets(parts);
   const { library, recordings } = assets;
   const notifications = new Notifications({ clock, store, trace });
+  const book = new RecordingBook({
+    clock,
+    store,
+    files: recordings,
+    publicUrl,
+    ...DEFAULT_RECORDING_BOOK,
+  });
+  const recorder = new CallRecorder({
+    clock,
+    log,
+    recordings: book,
+    status: apps.status,
+    ...DEFAULT_CALL_RECORDER,
+  });
   const flows = new Flows({
     clock,
     log,
     application: apps.application,
     promptsOf: (accountSid) =>
       new AccountPrompts({ accountSid, clock, library, recordings, publicUrl }),
-    recordings: new RecordingBook({
-      clock,
-      store,
-      files: recordings,
-      publicUrl,
-      ...DEFAULT_RECORDING_BOOK,
-    }),
+    recordings: book,
     calls: router,
     accountOf: () => account,
     notify: (callSid, _, notice) => {
@@ -141,20 +150,26 @@ export function createFlows(
     onReport: (report: FlowReport) => notifications.take(report),
     options: DEFAULT_INTERPRETER_OPTIONS,
   });
-  return { assets, flows };
+  return { assets, flows, recorder };
 }
 
 export async function mountHttp(
-  parts: NodeParts & { router: Router; flows: Flows; ledger: Ledger; assets: Assets },
+  parts: NodeParts & {
+    router: Router;
+    flows: Flows;
+    recorder: CallRecorder;
+    ledger: Ledger;
+    assets: Assets;
+  },
 ): Promise<void> {
-  const { clock, log, store, http, router, flows, ledger, assets } = parts;
+  const { clock, log, store, http, router, flows, recorder, ledger, assets } = parts;
   const { recordings } = assets;
   const api = createRestApi({
     store,
     clock,
     log,
     options: DEFAULT_REST,
-    calls: new LiveCallControl({ clock, router, flows }),
+    calls: new LiveCallControl({ clock, router, flows, recorder }),
     trace: (sid) => {
       const call = router.record(sid);
       return call === null ? null : ledger.trace(call);

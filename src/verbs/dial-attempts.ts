@@ -53,7 +53,7 @@ export interface DialState {
   readonly recorded: { readonly durationMs: number; readonly isFailed: boolean } | null;
 }
 
-export const NEW_DIAL: DialState = {
+const NEW_DIAL: DialState = {
   attempts: [],
   winner: null,
   isRinging: false,

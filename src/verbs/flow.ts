@@ -13,7 +13,7 @@ import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
 import type { CallSid, Sid, SidPrefix } from '../core/sid.ts';
 
 /** What may be in a document: everything, or what may be said to a callee before the bridge. */
-export type Restriction = 'none' | 'whisper';
+type Restriction = 'none' | 'whisper';
 
 export interface FlowDocument {
   readonly text: string;

@@ -24,7 +24,7 @@ export interface Account {
 }
 
 /** The app server, as `application.ts` asks it. */
-export interface DocumentSource {
+interface DocumentSource {
   fetch(request: AppRequest, signal?: AbortSignal): Promise<AppDocument>;
   recover(request: AppRequest, error: GatewayError, signal?: AbortSignal): Promise<AppDocument>;
 }

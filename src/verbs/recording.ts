@@ -82,16 +82,23 @@ function tell(
   context.notify({
     url: notices.url,
     method: notices.method,
-    params: {
-      RecordingSid: open.sid,
-      RecordingUrl: open.url,
-      RecordingStatus: news.status,
-      RecordingDuration: seconds(news.durationMs),
-      RecordingChannels: String(open.channels),
-      RecordingStartTime: rfc2822(open.startedAtMs),
-      RecordingSource: open.source,
-      RecordingTrack: open.track,
-      ...(news.status === 'absent' ? { ErrorCode: '16101' } : {}),
-    },
+    params: recordingParameters(open, news),
   });
+}
+
+export function recordingParameters(
+  open: OpenRecording,
+  news: { readonly status: RecordingEnd['status'] | 'in-progress'; readonly durationMs: number },
+): Record<string, string> {
+  return {
+    RecordingSid: open.sid,
+    RecordingUrl: open.url,
+    RecordingStatus: news.status,
+    RecordingDuration: seconds(news.durationMs),
+    RecordingChannels: String(open.channels),
+    RecordingStartTime: rfc2822(open.startedAtMs),
+    RecordingSource: open.source,
+    RecordingTrack: open.track,
+    ...(news.status === 'absent' ? { ErrorCode: '16101' } : {}),
+  };
 }

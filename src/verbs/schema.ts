@@ -16,7 +16,7 @@ export interface Warning {
   readonly column: number;
 }
 
-export type AttributeValue = string | number | boolean | null | readonly string[];
+type AttributeValue = string | number | boolean | null | readonly string[];
 
 export interface Attribute<V extends AttributeValue> {
   readonly absent: V;

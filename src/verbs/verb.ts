@@ -91,7 +91,7 @@ interface RecordingPlace {
 export interface RecordingStart {
   readonly sid: RecordingSid;
   readonly call: CallRecord;
-  readonly source: 'RecordVerb' | 'DialVerb';
+  readonly source: 'RecordVerb' | 'DialVerb' | 'OutboundAPI';
   readonly channels: 1 | 2;
   readonly track: 'inbound' | 'outbound' | 'both';
   readonly startedAtMs: number;

@@ -844,6 +844,15 @@ const DIAL: readonly Scenario[] = [
     reports: [13201],
   },
   {
+    name: 'Dial: a number that no trunk takes fails with its number',
+    app: { '/voice': '<Dial action="/done">99</Dial>', '/done': '' },
+    effects: ['in: answer', ...DONE],
+    asked: [
+      '/voice',
+      '/done DialCallStatus=failed DialCallSid=CA DialCallDuration=0 DialBridged=false ErrorCode=13224',
+    ],
+  },
+  {
     name: 'Dial: nobody is called when what comes afterwards cannot be',
     app: { '/fb': '<Say>plan b</Say>' },
     application: {

@@ -324,7 +324,8 @@ export class World {
             {
               sid: `TK${'0'.repeat(32)}` as never,
               isEnabled: true,
-              numberPatterns: ['*'],
+              // '99…' is taken by no trunk
+              numberPatterns: ['+*', '1*', '2*', '3*', '7*'],
               gateways: [{ uri: 'sip:carrier.example', priority: 0, weight: 1 }],
               credentials: null,
             },
