@@ -24,6 +24,8 @@ export interface TestGateway {
   /** GET or POST on the REST API of the test account. */
   rest(method: string, path: string, form?: Record<string, string>): Promise<RestAnswer>;
   metric(name: string): Promise<number>;
+  /** Its exit code, once it has ended by itself or by a signal. */
+  readonly exited: Promise<number | null>;
   /** SIGTERM and wait; resolves with the exit code. */
   stop(): Promise<number | null>;
 }
@@ -90,6 +92,7 @@ export async function startGateway(environment: Record<string, string> = {}): Pr
     httpBase,
     dataDir,
     lines,
+    exited: exit,
     rest: (method, path, form) => rest(httpBase, method, path, form),
     metric: (name) => metric(httpBase, name),
     stop: async () => {
