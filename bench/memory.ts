@@ -126,7 +126,7 @@ async function allUp(gateway: TestGateway, calls: number): Promise<number> {
   const endMs = performance.now() + 30_000;
   let ports = 0;
   while (performance.now() < endMs) {
-    ports = await gateway.metric('media_ports');
+    ports = await gateway.metric('tandem_media_ports');
     if (ports >= 2 * calls) break;
     await sleepMs(250);
   }

@@ -210,7 +210,7 @@ function limitTime(app: HttpApp, handlerTimeoutMs: number, clock: Clock): void {
 
 function countRequests(app: HttpApp, metrics: Metrics, clock: Clock): void {
   const seconds = metrics.histogram(
-    'http_request_seconds',
+    'tandem_http_request_seconds',
     'Time to answer, by route',
     [0.005, 0.02, 0.1, 0.5, 2, 10],
     ['method', 'route', 'status'],

@@ -240,12 +240,12 @@ export class MediaEngine {
 
   #makeHost(metrics: Metrics): PortHost {
     const restored = metrics.counter(
-      'media_ports_after_worker_death_total',
+      'tandem_media_ports_after_worker_death_total',
       'Ports whose worker died, by what became of them',
       ['outcome'],
     );
-    metrics.gauge('media_ports', 'RTP ports in use', () => this.#live.size);
-    metrics.gauge('media_workers', 'Media workers up', () => this.#supervisor.live.length);
+    metrics.gauge('tandem_media_ports', 'RTP ports in use', () => this.#live.size);
+    metrics.gauge('tandem_media_workers', 'Media workers up', () => this.#supervisor.live.length);
     const { closeTimeoutMs, restoreTimeoutMs, restoresMax } = this.#options;
     const add = (ref: PortRef, count: number): void => {
       const load = (this.#loads.get(ref.worker) ?? 0) + count;

@@ -18,7 +18,7 @@ import type { Log } from '../core/log.ts';
 import type { MediaEngine } from '../media/engine.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
 import type { Resolver } from '../sip/resolver.ts';
-import { codecsOf, type NodeParts } from './base.ts';
+import { codecsOf, listenSpecs, type NodeParts } from './base.ts';
 import { dialGuard } from './foundations.ts';
 
 export type Joined = NodeParts & { bus: LocalBus; journal: FileJournal; trace: TraceBook };
@@ -83,7 +83,7 @@ export function createRouter(
     options: {
       ...DEFAULT_ROUTER,
       trustedSources: config['sip.trusted'],
-      fromDomain: config['sip.advertise'] || 'tandem.invalid',
+      fromDomain: fromDomain(config),
       ringTimeoutMsMax: config['sip.ringTimeoutMs'],
       defaultRoute: {
         accountSid: account.sid,
@@ -114,4 +114,11 @@ export async function takeBack(parts: {
   await parts.edge.restore(legs.map(([, record]) => record as LegRecord));
   const calls = parts.router.restore(parts.records);
   if (calls > 0) parts.log.info({ calls, legs: legs.length }, 'calls taken back');
+}
+
+/** Host of the From URI on outgoing calls: what others know us by, else where we listen. */
+function fromDomain(config: NodeParts['config']): string {
+  const [first] = listenSpecs(config);
+  const address = first?.address ?? '127.0.0.1';
+  return config['sip.advertise'] || (address.includes(':') ? `[${address}]` : address);
 }

@@ -79,11 +79,11 @@ export class Writer<Entry> {
     this.#log = o.log;
     this.#sink = o.sink;
     this.#written = o.metrics.counter(
-      'store_rows_written_total',
+      'tandem_store_rows_written_total',
       'Rows written by the batch writer',
     );
-    this.#dropped = o.metrics.counter('store_rows_dropped_total', 'Rows lost', ['reason']);
-    o.metrics.gauge('store_queue_rows', 'Rows that wait to be written', () => this.depth);
+    this.#dropped = o.metrics.counter('tandem_store_rows_dropped_total', 'Rows lost', ['reason']);
+    o.metrics.gauge('tandem_store_queue_rows', 'Rows that wait to be written', () => this.depth);
   }
 
   get depth(): number {
