@@ -19,7 +19,7 @@ export interface Rtpengine {
 }
 
 type Bencoded = string | number | readonly Bencoded[] | Dictionary;
-export type Dictionary = { readonly [key: string]: Bencoded };
+type Dictionary = { readonly [key: string]: Bencoded };
 
 export function hasRtpengine(): boolean {
   return existsSync('/usr/bin/rtpengine');

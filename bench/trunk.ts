@@ -10,7 +10,7 @@ export const NUMBER = '+15550123';
 /** RTP ports outside the kernel's ephemeral range, enough for 2,500 bridged calls. */
 const RTP_PORTS = { TANDEM_MEDIA_PORT_MIN: '20000', TANDEM_MEDIA_PORT_MAX: '29999' };
 
-export interface Answerer {
+interface Answerer {
   readonly port: number;
   readonly run: SippRun;
 }

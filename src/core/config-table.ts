@@ -13,8 +13,6 @@ export interface ConfigRow {
   /** For strings: the only values allowed. */
   readonly oneOf?: readonly string[];
   readonly default: string | number | boolean | readonly string[];
-  /** Whether a reload takes it without a restart. */
-  readonly live?: boolean;
   /** One sentence: what it is and why the default is what it is. */
   readonly doc: string;
 }
@@ -39,7 +37,6 @@ export const CONFIG_ROWS = {
     type: 'string',
     oneOf: ['debug', 'info', 'warn', 'error', 'silent'],
     default: 'info',
-    live: true,
     doc: 'debug shows protocol messages, info the life of calls.',
   },
   'sip.listen': {
@@ -68,7 +65,6 @@ export const CONFIG_ROWS = {
     min: 1,
     max: 100_000,
     default: 50,
-    live: true,
     doc: 'Requests of one unknown source that get an answer; the rest are dropped.',
   },
   'sip.transactionsMax': {
@@ -178,7 +174,6 @@ export const CONFIG_ROWS = {
     min: 1,
     max: 1_000_000,
     default: 200,
-    live: true,
     doc: 'REST requests of one account and address; above it 429.',
   },
   'http.client.allow': {
@@ -298,7 +293,6 @@ export const CONFIG_ROWS = {
     min: 1,
     max: 1_000_000,
     default: 10_000,
-    live: true,
     doc: 'Live call legs on this node; above it new calls get 503.',
   },
   'call.perSecondMax': {
@@ -307,7 +301,6 @@ export const CONFIG_ROWS = {
     min: 1,
     max: 100_000,
     default: 500,
-    live: true,
     doc: 'New calls of one account per second.',
   },
   'call.commandsMax': {
@@ -315,7 +308,7 @@ export const CONFIG_ROWS = {
     min: 8,
     max: 10_000,
     default: 256,
-    doc: 'Commands that may wait for one call.',
+    doc: 'Commands and session events that may wait for one leg.',
   },
   'call.traceMax': {
     type: 'integer',
@@ -337,7 +330,7 @@ export const CONFIG_ROWS = {
     min: 10,
     max: 100_000,
     default: 1_000,
-    doc: 'Documents one call may run; a loop ends with an error.',
+    doc: 'Documents in a row in which nothing is heard, said or awaited; a loop ends with an error.',
   },
   'drain.deadlineMs': {
     type: 'integer',
@@ -345,7 +338,6 @@ export const CONFIG_ROWS = {
     min: 0,
     max: 86_400_000,
     default: 60_000,
-    live: true,
     doc: 'After SIGTERM live calls may go on this long, then they are hung up.',
   },
   'speech.command': { type: 'string', default: 'espeak-ng', doc: 'Program of the default voice.' },

@@ -74,7 +74,6 @@ export function describeRow(row: ConfigRow): string {
   if (row.min !== undefined || row.max !== undefined)
     parts.push(`${row.min ?? ''}..${row.max ?? ''}`);
   if (row.oneOf) parts.push(row.oneOf.join(' | '));
-  if (row.live) parts.push('live');
   return parts.length === 0 ? '' : ` (${parts.join(', ')})`;
 }
 

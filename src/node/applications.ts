@@ -116,7 +116,7 @@ function createAssets(parts: NodeParts & { client: HttpClient }): Assets {
 export function createFlows(
   parts: NodeParts & { client: HttpClient; apps: Applications; router: Router; trace: TraceBook },
 ): { assets: Assets; flows: Flows; recorder: CallRecorder } {
-  const { clock, log, store, apps, router, account, publicUrl, trace } = parts;
+  const { config, clock, log, store, apps, router, account, publicUrl, trace } = parts;
   const assets = createAssets(parts);
   const { library, recordings } = assets;
   const notifications = new Notifications({ clock, store, trace });
@@ -148,7 +148,10 @@ export function createFlows(
       if (call !== null) apps.status.notify(call, notice);
     },
     onReport: (report: FlowReport) => notifications.take(report),
-    options: DEFAULT_INTERPRETER_OPTIONS,
+    options: {
+      ...DEFAULT_INTERPRETER_OPTIONS,
+      documentsIdleMax: config['call.documentsMax'],
+    },
   });
   return { assets, flows, recorder };
 }

@@ -49,7 +49,7 @@ export function createEdge(
         allowPrivateMedia: config['media.allowPrivate'],
       },
     },
-    legs: DEFAULT_LEG_OPTIONS,
+    legs: { ...DEFAULT_LEG_OPTIONS, queueDepthMax: config['call.commandsMax'] },
     options: { ...DEFAULT_EDGE, legsMax: config['call.liveMax'] * 2 },
   });
 }
