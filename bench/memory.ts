@@ -158,7 +158,7 @@ async function measureIdle(
   const { succeeded } = await run.done;
   printTable([before, first, later]);
   const perCall = (later['collected kB'] - before['collected kB']) / idle;
-  const atMost = (first['resident kB'] - before['resident kB']) / idle;
+  const atMost = (first['resident kB'] - before['collected kB']) / idle;
   process.stdout.write('\n');
   verdict(
     up === idle && succeeded === idle,
