@@ -78,6 +78,10 @@ async function placeCall(config: Config, to: string | undefined, values: Values)
     process.stderr.write('tandem call <uri|number> --app <url> | --twiml <document>\n');
     return 2;
   }
+  if (values.from === undefined && !/^sips?:/i.test(to)) {
+    process.stderr.write('a number is called from a number: give --from\n');
+    return 2;
+  }
   const form = new URLSearchParams({ To: to, From: values.from ?? 'tandem' });
   if (values.app !== undefined) form.set('Url', values.app);
   else form.set('Twiml', values.twiml ?? '');
@@ -93,11 +97,23 @@ async function placeCall(config: Config, to: string | undefined, values: Values)
       );
     }
     if (FINAL.has(status)) {
+      const problems = await printNotifications(config, call.sid);
       process.stdout.write(`duration ${now.duration ?? '0'} s; see: tandem trace ${call.sid}\n`);
-      return status === 'completed' ? 0 : 1;
+      return status === 'completed' && problems === 0 ? 0 : 1;
     }
     await pause();
   }
+}
+
+/** What the application's author should know of the call; resolves with the number of errors. */
+async function printNotifications(config: Config, sid: string): Promise<number> {
+  const { notifications } = (await rest(config, 'GET', `Calls/${sid}/Notifications.json`)) as {
+    notifications: readonly { log: string; error_code: string; message_text: string }[];
+  };
+  for (const { log, error_code, message_text } of notifications) {
+    process.stdout.write(`${log === '0' ? 'error' : 'warning'} ${error_code} ${message_text}\n`);
+  }
+  return notifications.filter(({ log }) => log === '0').length;
 }
 
 /** A timer that keeps the process alive, unlike the clock's own. */
@@ -144,8 +160,9 @@ async function rest(
   });
   const body = (await response.json()) as { message?: string };
   if (!response.ok) {
-    throw new GatewayError('REST_BAD_PARAMETER', {
-      problem: body.message ?? `HTTP ${response.status}`,
+    throw new GatewayError('REST_REFUSED', {
+      status: response.status,
+      problem: body.message ?? 'no reason given',
     });
   }
   return body;

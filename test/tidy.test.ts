@@ -96,7 +96,7 @@ function layerOf(path: string): { layer: number; place: string } {
 }
 
 function importsOf(source: { path: string; text: string }): string[] {
-  return [...source.text.matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)].map((match) =>
+  return [...source.text.matchAll(/(?:from|import|import\()\s*'(\.[^']+)'/g)].map((match) =>
     relative(ROOT, resolve(ROOT, dirname(source.path), match[1] ?? '')),
   );
 }
@@ -247,4 +247,31 @@ t.test('departures from standards are listed in the README', async (t) => {
     /DEVIATES:/.test(text) && !README.includes(path) ? [path] : [],
   );
   t.strictSame(missing, []);
+});
+
+interface Locked {
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+}
+
+t.test('the lock file has every optional package, so that npm ci takes it', async (t) => {
+  // A registry that lacks another platform's binary makes npm drop its entry; npm 11 then calls
+  // the lock incomplete on every other machine.
+  const text = readFileSync(join(ROOT, 'package-lock.json'), 'utf8');
+  const { packages } = JSON.parse(text) as { packages: Record<string, Locked> };
+  const missing = Object.entries(packages).flatMap(([path, { optionalDependencies = {} }]) =>
+    Object.keys(optionalDependencies).filter(
+      (name) =>
+        !(`node_modules/${name}` in packages) && !(`${path}/node_modules/${name}` in packages),
+    ),
+  );
+  t.strictSame(missing, []);
+  t.notMatch(text, '"resolved"', 'and names no registry');
+});
+
+t.test('configuration keys named in error texts exist', async (t) => {
+  const named = Object.values(ERRORS).flatMap(
+    ({ text }) => text.match(/\b[a-z]+(\.[a-zA-Z]+)+\b/g) ?? [],
+  );
+  const unknown = named.filter((key) => !(key in CONFIG_ROWS) && !/^net\.|\.ts$/.test(key));
+  t.strictSame(unknown, []);
 });

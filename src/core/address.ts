@@ -8,11 +8,17 @@
 import { BlockList, isIP, isIPv4, isIPv6 } from 'node:net';
 import { GatewayError } from './errors.ts';
 
-export type AddressClass = 'public' | 'loopback' | 'private' | 'linkLocal' | 'reserved';
+export type AddressClass =
+  | 'public'
+  | 'loopback'
+  | 'private'
+  | 'linkLocal'
+  | 'documentation'
+  | 'reserved';
 
 type Range = readonly [network: string, prefix: number, family: 'ipv4' | 'ipv6'];
 
-/** RFC 6890 special-purpose registries, RFC 1918, 3927, 4193, 4291, 6598; first match counts. */
+/** RFC 6890 registries, RFC 1918, 3927, 4193, 4291, 6598, 7526, 9637; first match counts. */
 const CLASSES: readonly (readonly [AddressClass, readonly Range[]])[] = [
   [
     'loopback',
@@ -39,24 +45,27 @@ const CLASSES: readonly (readonly [AddressClass, readonly Range[]])[] = [
     ],
   ],
   [
+    // Routed nowhere: harmless to name, useless to speak to.
+    'documentation',
+    [
+      ['192.0.2.0', 24, 'ipv4'],
+      ['198.51.100.0', 24, 'ipv4'],
+      ['203.0.113.0', 24, 'ipv4'],
+      ['2001:db8::', 32, 'ipv6'],
+      ['3fff::', 20, 'ipv6'],
+    ],
+  ],
+  [
     'reserved',
     [
       ['0.0.0.0', 8, 'ipv4'],
       ['192.0.0.0', 24, 'ipv4'],
-      ['192.0.2.0', 24, 'ipv4'],
+      ['192.88.99.0', 24, 'ipv4'],
       ['198.18.0.0', 15, 'ipv4'],
-      ['198.51.100.0', 24, 'ipv4'],
-      ['203.0.113.0', 24, 'ipv4'],
       ['224.0.0.0', 3, 'ipv4'],
-      ['::', 128, 'ipv6'],
-      // Embedded IPv4 (NAT64, 6to4, Teredo) would reach a v4 host past the v4 rules.
-      ['64:ff9b::', 96, 'ipv6'],
-      ['64:ff9b:1::', 48, 'ipv6'],
-      ['100::', 64, 'ipv6'],
+      // Embedded IPv4 (Teredo, 6to4) would reach a v4 host past the v4 rules.
       ['2001::', 23, 'ipv6'],
-      ['2001:db8::', 32, 'ipv6'],
       ['2002::', 16, 'ipv6'],
-      ['ff00::', 8, 'ipv6'],
     ],
   ],
 ];
@@ -67,13 +76,21 @@ const LISTS: readonly (readonly [AddressClass, BlockList])[] = CLASSES.map(([nam
   return [name, list];
 });
 
+/**
+ * RFC 4291 §2.4: the only block global unicast is given out of. What lies outside and has no class
+ * of its own is reserved: IPv4-compatible, SIIT and NAT64 forms, site-local, segment routing,
+ * discard, multicast, and whatever is defined next.
+ */
+const GLOBAL_UNICAST = new BlockList();
+GLOBAL_UNICAST.addSubnet('2000::', 3, 'ipv6');
+
 /** The class of an IP literal. IPv4-mapped IPv6 is judged as its IPv4. Not an IP: BAD_ADDRESS. */
 export function classifyAddress(address: string): AddressClass {
   const plain = unmapped(address);
   const family = isIPv4(plain) ? 'ipv4' : 'ipv6';
   if (isIP(plain) === 0) throw new GatewayError('BAD_ADDRESS', { address });
   for (const [name, list] of LISTS) if (list.check(plain, family)) return name;
-  return 'public';
+  return family === 'ipv4' || GLOBAL_UNICAST.check(plain, family) ? 'public' : 'reserved';
 }
 
 /** `::ffff:a.b.c.d` in any spelling as `a.b.c.d`; everything else as it is, brackets removed. */

@@ -199,18 +199,35 @@ function editDistance(a: string, b: string): number {
 
 /** Relations between rows that no single range can say. */
 function crossCheck(config: Config): void {
-  const fail = (key: ConfigKey, problem: string): never => {
-    throw new GatewayError('CONFIG_BAD_VALUE', { key, problem });
-  };
   const portMin = config['media.portMin'];
   if (config['media.portMax'] < portMin + 3) {
-    fail('media.portMax', `must leave room for two pairs above media.portMin ${portMin}`);
+    refuse('media.portMax', `must leave room for two pairs above media.portMin ${portMin}`);
   }
-  if (config['sip.listen'].length === 0) fail('sip.listen', 'must name at least one address');
+  if (config['sip.listen'].length === 0) refuse('sip.listen', 'must name at least one address');
   const sid = config['account.sid'];
-  if (sid !== '' && !/^AC[0-9a-f]{32}$/.test(sid))
-    fail('account.sid', 'must be AC and 32 hex digits');
-  if (config['webhook.totalMs'] < config['webhook.readMs']) {
-    fail('webhook.totalMs', 'must not be below webhook.readMs');
+  if (sid !== '' && !/^AC[0-9a-f]{32}$/.test(sid)) {
+    refuse('account.sid', 'must be AC and 32 hex digits');
   }
+  if (config['webhook.totalMs'] < config['webhook.readMs']) {
+    refuse('webhook.totalMs', 'must not be below webhook.readMs');
+  }
+  checkWildcards(config);
+}
+
+/** Listening everywhere is fine; telling others "everywhere" as our address is not. */
+function checkWildcards(config: Config): void {
+  const isWildcard = (text: string): boolean => /(^|\/\/)(0\.0\.0\.0|\[::\]|::)(:|$)/.test(text);
+  if (config['sip.listen'].some(isWildcard) && config['sip.advertise'] === '') {
+    refuse('sip.advertise', 'must name the address others reach, as sip.listen is a wildcard');
+  }
+  if (isWildcard(config['media.address']) && config['media.advertise'] === '') {
+    refuse('media.advertise', 'must name the address others reach, as media.address is a wildcard');
+  }
+  if (isWildcard(config['http.listen']) && config['http.publicUrl'] === '') {
+    refuse('http.publicUrl', 'must be the URL applications reach, as http.listen is a wildcard');
+  }
+}
+
+function refuse(key: ConfigKey, problem: string): never {
+  throw new GatewayError('CONFIG_BAD_VALUE', { key, problem });
 }

@@ -218,7 +218,7 @@ export const ERRORS = {
     sip: 500,
     number: 11205,
     fault: 'app',
-    text: '%url: address %address is private or link-local; allow it with http.client.allowPrivate',
+    text: '%url: address %address is private or link-local; allow it with http.client.allow',
   },
   APP_DNS: {
     http: 502,
@@ -384,6 +384,12 @@ export const ERRORS = {
     number: 15003,
     fault: 'app',
     text: 'status callback %url answered %status',
+  },
+  REST_REFUSED: {
+    http: 502,
+    sip: 500,
+    fault: 'app',
+    text: 'the gateway answered %status: %problem',
   },
   // Call endings
   CALL_COMPLETED: { http: 200, sip: 200, fault: 'caller', text: 'completed' },

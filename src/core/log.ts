@@ -16,7 +16,19 @@ export interface Log {
   child(fields: LogFields): Log;
 }
 
+/**
+ * Lines are gathered for `FLUSH_MS` and written without waiting: a reader of our standard output
+ * that stalls must not stop signaling. What is gathered is written when the process exits.
+ */
 export function createLog(options: { level: LogLevel; destination?: number }): Log {
+  const destination = pino.destination({
+    dest: options.destination ?? 1,
+    sync: false,
+    minLength: GATHER_BYTES,
+    periodicFlush: FLUSH_MS,
+    maxLength: WAITING_BYTES_MAX,
+  });
+  if (options.level !== 'silent') process.once('exit', () => destination.flushSync());
   return pino(
     {
       level: options.level,
@@ -24,11 +36,16 @@ export function createLog(options: { level: LogLevel; destination?: number }): L
       messageKey: 'msg',
       timestamp: pino.stdTimeFunctions.isoTime,
     },
-    pino.destination({ dest: options.destination ?? 1, sync: true }),
+    destination,
   );
 }
 
-export const silentLog: Log = createLog({ level: 'silent' });
+const FLUSH_MS = 100;
+const GATHER_BYTES = 4_096;
+/** Lines that a stalled reader has not taken; beyond it they are dropped. */
+const WAITING_BYTES_MAX = 16_777_216;
+
+export const silentLog: Log = pino({ level: 'silent' });
 
 /** Keeps the first `keep` characters of a number, address or name: enough to tell calls apart. */
 export function redact(text: string, keep = 4): string {

@@ -1,0 +1,20 @@
+/**
+ * Every bench, one after the other, as `npm run bench`. Each is also a command of its own with
+ * options; this only adds up the verdicts.
+ */
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const BENCHES = ['parser', 'calls', 'media', 'memory'] as const;
+
+let missed = 0;
+for (const name of BENCHES) {
+  process.stdout.write(`\n== ${name}\n`);
+  const file = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+  const ran = spawnSync(process.execPath, [file], { stdio: 'inherit' });
+  if (ran.status !== 0) missed += 1;
+}
+process.stdout.write(
+  `\n${BENCHES.length - missed} of ${BENCHES.length} benches met every target\n`,
+);
+process.exitCode = missed === 0 ? 0 : 1;
