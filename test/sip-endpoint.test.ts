@@ -148,7 +148,7 @@ t.test('requests outside a dialog', async (t) => {
     peer.request({ method: 'OPTIONS' });
     peer.request({ method: 'INVITE', callId: 'c2', body: SDP });
     await pass(5);
-    t.same(peer.heard, ['200 OPTIONS', '100 INVITE', '180 INVITE']);
+    t.same(peer.heard, ['200 OPTIONS', '180 INVITE']);
   });
 
   t.test('policy refuses before any state is made', async (t) => {
@@ -163,7 +163,7 @@ t.test('requests outside a dialog', async (t) => {
     peer.request({ method: 'ACK', callId: 'bad', toTag: peer.last('403 INVITE').toTag });
     peer.request({ method: 'INVITE', callId: 'good', body: SDP });
     await pass(40_000);
-    t.same(peer.heard, ['403 INVITE', '100 INVITE', '180 INVITE'], 'refused once, not repeated');
+    t.same(peer.heard, ['403 INVITE', '180 INVITE'], 'refused once, not repeated');
   });
 
   t.test('full tables refuse new calls and keep the old', async (t) => {
@@ -173,7 +173,7 @@ t.test('requests outside a dialog', async (t) => {
       peer.request({ method: 'INVITE', callId: 'one', body: SDP });
       peer.request({ method: 'INVITE', callId: 'two', body: SDP });
       await pass(5);
-      t.same(peer.heard, ['100 INVITE', '180 INVITE', '503 INVITE']);
+      t.same(peer.heard, ['180 INVITE', '503 INVITE']);
       t.ok(peer.last('503 INVITE').header('Retry-After'));
     }
   });
@@ -229,7 +229,7 @@ t.test('digest', async (t) => {
     const headers: [string, string][] = [['Authorization', answerWith(peer, 'alice', 'right')]];
     peer.request({ method: 'INVITE', cseq: 2, body: SDP, headers });
     await pass(5);
-    t.same(peer.heard.slice(1), ['100 INVITE', '180 INVITE']);
+    t.same(peer.heard.slice(1), ['180 INVITE']);
   });
 
   t.test('a wrong password and an unknown user look the same', async (t) => {
@@ -342,7 +342,7 @@ t.test('strangers', async (t) => {
     peer.request({ method: 'INFO', cseq: 3, toTag });
     peer.request({ method: 'BYE', cseq: 4, toTag });
     await pass(5);
-    t.same(peer.heard.slice(2), ['200 OPTIONS', '200 INFO', '200 BYE']);
+    t.same(peer.heard.slice(1), ['200 OPTIONS', '200 INFO', '200 BYE']);
   });
 
   t.test('get one answer to what cannot be read, and none to a response or an ACK', async (t) => {
@@ -557,7 +557,6 @@ t.test(
     });
     t.same(told, [
       'in INVITE sip:us@10.0.0.1 SIP/2.0',
-      'out SIP/2.0 100 Trying',
       'out SIP/2.0 200 OK',
       'in INVITE sip:us@10.0.0.1 SIP/2.0 again',
       'out SIP/2.0 200 OK again',
@@ -598,7 +597,10 @@ t.test('nothing is sent where policy forbids it', async (t) => {
   const call = new Witness(us.invite({ uri, from, sdp: SDP }));
   const target = { transport: 'udp', address: '192.0.2.2', port: 5060 } as const;
   const trunk = new Witness(us.invite({ uri, from, sdp: SDP, target }));
-  await pass(40_000); // the unacknowledged call ends with a BYE that may not go out
+  await pass(33_000);
+  // Nobody acknowledged the answer, so the call ends with BYE: to where the INVITE came from.
+  peer.respond(peer.last('BYE'), 200);
+  await pass(6000);
 
   t.equal(call.end?.code, 'SIP_TRANSPORT');
   t.equal(trunk.end?.code, 'SIP_TRANSPORT');

@@ -96,6 +96,7 @@ async function startTarget(t: Test): Promise<Target> {
         connectTimeoutMs: 1000,
         messageTimeoutMs: MESSAGE_TIMEOUT_MS,
         idleTimeoutMs: 60_000,
+        strangerIdleTimeoutMs: 60_000,
         lingerMs: 200,
         sendQueueBytesMax: 1_000_000,
         openingMessagesMax: 8,

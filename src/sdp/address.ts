@@ -2,10 +2,11 @@
  * Whether media may be sent to an address that a session description names. Decided on the
  * address' value, never on how it is written; names are not resolved here and so are refused.
  *
- * RFC 6890 (special addresses), RFC 4291 §2.5.5.2 (mapped): the mapped form of a private address
- * is refused even where that address is allowed, as nobody who means well writes it so.
+ * The table of special addresses is `core/address`. RFC 4291 §2.5.5.2: the mapped form of a private
+ * address is refused even where that address is allowed, as nobody who means well writes it so.
  */
-import { BlockList, isIPv4, isIPv6 } from 'node:net';
+import { isIPv4, isIPv6 } from 'node:net';
+import { classifyAddress, unmapped } from '../core/address.ts';
 import { GatewayError } from '../core/errors.ts';
 
 export interface MediaPolicy {
@@ -23,40 +24,6 @@ export const DEFAULT_MEDIA_POLICY: MediaPolicy = {
   remotePortMin: 1024,
 };
 
-function ranges(v4: readonly string[], v6: readonly string[]): BlockList {
-  const list = new BlockList();
-  const add = (range: string, family: 'ipv4' | 'ipv6'): void => {
-    const [net = '', prefix = ''] = range.split('/');
-    list.addSubnet(net, Number(prefix), family);
-  };
-  for (const range of v4) add(range, 'ipv4');
-  for (const range of v6) add(range, 'ipv6');
-  return list;
-}
-
-const LOOPBACK = ranges(['127.0.0.0/8'], ['::1/128']);
-const PRIVATE = ranges(
-  ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10'],
-  ['fc00::/7'],
-);
-/** Never a phone: "this network", link-local with the metadata services, multicast, reserved. */
-const NEVER = ranges(
-  ['0.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4'],
-  ['::/128', 'fe80::/10', 'ff00::/8', '64:ff9b::/96', '2002::/16'],
-);
-
-/** The IPv4 address inside a mapped IPv6 one, in either notation; null when it is none. */
-function unmapped(address: string): string | null {
-  const match = /^(?:0{0,4}:){2,5}ffff:(?:([0-9a-f]{1,4}):([0-9a-f]{1,4})|([0-9.]+))$/i.exec(
-    address,
-  );
-  if (match === null) return null;
-  if (match[3] !== undefined) return match[3];
-  const high = Number.parseInt(match[1] ?? '', 16);
-  const low = Number.parseInt(match[2] ?? '', 16);
-  return `${high >> 8}.${high & 255}.${low >> 8}.${low & 255}`;
-}
-
 /** "0.0.0.0" or "::": the hold of RFC 2543; an address to which nothing is sent. */
 export function isNowhere(host: string): boolean {
   return host === '0.0.0.0' || (isIPv6(host) && /^[0:]+$/.test(host));
@@ -68,17 +35,18 @@ export function mediaAddress(
   policy: MediaPolicy,
 ): { address: string; family: 4 | 6 } {
   if (isNowhere(host)) return { address: host, family: isIPv4(host) ? 4 : 6 };
-  const inner = isIPv6(host) ? unmapped(host) : null;
-  const address = inner ?? host;
+  const address = isIPv6(host) && !host.includes('%') ? unmapped(host) : host;
+  const isMapped = isIPv6(host) && isIPv4(address);
   const family = isIPv4(address) ? 4 : 6;
   if (family === 6 && (!isIPv6(address) || address.includes('%'))) {
     throw refused(`${host} is a name, and names are not resolved for media`);
   }
-  const type = family === 4 ? 'ipv4' : 'ipv6';
-  if (NEVER.check(address, type)) throw refused(`no media to ${host}`);
-  const isLoopback = LOOPBACK.check(address, type);
-  const isPrivate = PRIVATE.check(address, type);
-  if (inner !== null && (isLoopback || isPrivate)) throw refused(`no media to mapped ${host}`);
+  const kind = classifyAddress(address);
+  // Never a phone: "this network", metadata services, multicast, IPv4 in the clothes of IPv6.
+  if (kind === 'linkLocal' || kind === 'reserved') throw refused(`no media to ${host}`);
+  const isLoopback = kind === 'loopback';
+  const isPrivate = kind === 'private';
+  if (isMapped && (isLoopback || isPrivate)) throw refused(`no media to mapped ${host}`);
   if (isLoopback && !policy.allowLoopbackMedia) throw refused(`no media to loopback ${host}`);
   if (isPrivate && !policy.allowPrivateMedia) throw refused(`no media to private ${host}`);
   return { address, family };

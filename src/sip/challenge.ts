@@ -9,28 +9,84 @@ import type { Secret } from '../core/log.ts';
 import { type DigestAccount, DigestClient, type DigestServer } from './digest.ts';
 import type { ChallengeAnswer } from './invite-client.ts';
 import { decodeUtf8, type HeaderField, type OutgoingRequest, type SipMessage } from './message.ts';
+import type { Hop, PeerAddress } from './peer.ts';
 
 export interface Credentials {
   readonly username: string;
   readonly password: Secret;
-  /** Answer only this realm; of whoever the request was sent to when absent. */
+  /** Answer only this realm; the first that the INVITE is challenged with when absent. */
   readonly realm?: string;
 }
 
-/** The credentials of one request: each new request begins a new one. */
-export class CredentialAnswer implements ChallengeAnswer {
-  readonly #client: DigestClient;
+/** Who may ask for the credentials of a call, as plain data. */
+export interface CredentialScope {
+  /** The addresses that its first INVITE was resolved to. */
+  readonly hosts: readonly string[];
+  /** Configured, or of the first challenge that was answered; null before that. */
+  readonly realm: string | null;
+}
 
-  constructor(options: { clock: Clock; credentials: Credentials }) {
-    const { username, password, realm } = options.credentials;
-    const pinned = realm === undefined ? {} : { realm };
-    this.#client = new DigestClient({ clock: options.clock, username, password, ...pinned });
+/**
+ * The credentials of one call, and who may see them used. They belong to whoever the call was sent
+ * to. The callee chooses with its Contact where later requests go, so what challenges those is
+ * answered only if the first INVITE went there too, and only for the realm that the INVITE was
+ * challenged with: a digest given to a stranger can be searched for its password at leisure.
+ */
+export class CallCredentials {
+  readonly #clock: Clock;
+  readonly #credentials: Credentials;
+  #hosts: ReadonlySet<string>;
+  #realm: string | null;
+
+  constructor(options: { clock: Clock; credentials: Credentials; scope?: CredentialScope }) {
+    this.#clock = options.clock;
+    this.#credentials = options.credentials;
+    this.#hosts = new Set(options.scope?.hosts);
+    this.#realm = options.credentials.realm ?? options.scope?.realm ?? null;
   }
 
-  answer(response: SipMessage, request: OutgoingRequest): HeaderField | null {
+  get scope(): CredentialScope {
+    return { hosts: [...this.#hosts], realm: this.#realm };
+  }
+
+  /** For the INVITE that begins the call: the first realm that is answered becomes the call's. */
+  forInvite(hops: readonly Hop[]): ChallengeAnswer {
+    this.#hosts = new Set(hops.map(({ peer }) => peer.address));
+    const client = this.#client();
+    return {
+      answer: (response, request, from) => {
+        const field = this.#answer(client, response, request, from);
+        if (field !== null) this.#realm ??= client.answeredRealm ?? null;
+        return field;
+      },
+    };
+  }
+
+  /** For one request within the dialog; null when no challenge to it may be answered. */
+  forDialog(): ChallengeAnswer | null {
+    if (this.#realm === null) return null;
+    const client = this.#client();
+    return {
+      answer: (response, request, from) => this.#answer(client, response, request, from),
+    };
+  }
+
+  #client(): DigestClient {
+    const { username, password } = this.#credentials;
+    const realm = this.#realm === null ? {} : { realm: this.#realm };
+    return new DigestClient({ clock: this.#clock, username, password, ...realm });
+  }
+
+  #answer(
+    client: DigestClient,
+    response: SipMessage,
+    request: OutgoingRequest,
+    from: PeerAddress,
+  ): HeaderField | null {
+    if (!this.#hosts.has(from.address)) return null;
     const isProxy = response.status === 407;
     const challenges = response.headers(isProxy ? 'Proxy-Authenticate' : 'WWW-Authenticate');
-    const value = this.#client.answer(challenges, request);
+    const value = client.answer(challenges, request);
     return value === null ? null : [isProxy ? 'Proxy-Authorization' : 'Authorization', value];
   }
 }

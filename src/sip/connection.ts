@@ -12,7 +12,10 @@ export interface ConnectionOptions {
   readonly connectTimeoutMs: number;
   /** From the first byte of a message to its last; also how long a new peer may say nothing. */
   readonly messageTimeoutMs: number;
+  /** Since the last whole message; pings of peers that we know keep a connection as well. */
   readonly idleTimeoutMs: number;
+  /** The same for who is not known and has no call with us; pings keep nothing then. */
+  readonly strangerIdleTimeoutMs: number;
   /** After our last word: for the peer to take it and close as well. */
   readonly lingerMs: number;
   readonly sendQueueBytesMax: number;
@@ -24,6 +27,7 @@ export const DEFAULT_CONNECTION: ConnectionOptions = {
   connectTimeoutMs: 4000,
   messageTimeoutMs: 10_000,
   idleTimeoutMs: 900_000,
+  strangerIdleTimeoutMs: 60_000,
   lingerMs: 1000,
   sendQueueBytesMax: 1024 * 1024,
   openingMessagesMax: 64,
@@ -47,6 +51,10 @@ export class Connection extends Deadline implements StreamEvents {
   readonly #framer: StreamFramer;
   readonly #wheel: Wheel;
   readonly #options: ConnectionOptions;
+  /** The policy trusts them, we called them, or we took a call of theirs. */
+  #isKnown: boolean;
+  /** They have sent a whole message. */
+  #hasSpoken = false;
   #state: State;
   #waiting: { text: string; outcome: SendOutcome | null }[] = [];
 
@@ -54,6 +62,7 @@ export class Connection extends Deadline implements StreamEvents {
     socket: StreamSocket;
     local: Local;
     isInbound: boolean;
+    isTrusted: boolean;
     owner: ConnectionOwner;
     framer: StreamFramer;
     wheel: Wheel;
@@ -69,6 +78,7 @@ export class Connection extends Deadline implements StreamEvents {
     this.#framer = options.framer;
     this.#wheel = options.wheel;
     this.#options = options.limits;
+    this.#isKnown = options.isTrusted || !options.isInbound;
     this.#state = options.isInbound ? 'open' : 'opening';
     const { connectTimeoutMs, messageTimeoutMs } = options.limits;
     const patienceMs = options.isInbound ? messageTimeoutMs : connectTimeoutMs;
@@ -78,6 +88,11 @@ export class Connection extends Deadline implements StreamEvents {
 
   get isClosed(): boolean {
     return this.#state === 'closing' || this.#state === 'closed';
+  }
+
+  /** A call came over this connection and was let in: what is sent for it comes back here. */
+  welcome(): void {
+    this.#isKnown = true;
   }
 
   send(text: string, outcome: SendOutcome | null): void {
@@ -139,13 +154,18 @@ export class Connection extends Deadline implements StreamEvents {
       this.#owner.framed(this, item);
     }
     if (this.isClosed) return;
-    const { messageTimeoutMs, idleTimeoutMs } = this.#options;
+    const hasMessage = items.some(({ kind }) => kind === 'message');
+    // RFC 5626 §3.5.1: pings keep the way to us open. From a stranger they only keep a place taken.
+    const isKept = hasMessage || (items.length > 0 && this.#hasSpoken && this.#isKnown);
+    if (hasMessage) this.#hasSpoken = true;
+    const { messageTimeoutMs, idleTimeoutMs, strangerIdleTimeoutMs } = this.#options;
     const nowMs = this.#wheel.nowMs();
-    if (!this.#framer.hasPartial) {
-      if (items.length > 0) this.#wheel.set(this, nowMs + idleTimeoutMs);
-    } else if (items.length > 0 || this.dueMs - nowMs > messageTimeoutMs) {
+    if (this.#framer.hasPartial) {
       // Dripping bytes do not move the deadline of the message that they belong to.
-      this.#wheel.set(this, nowMs + messageTimeoutMs);
+      const isIdle = this.dueMs - nowMs > messageTimeoutMs;
+      if (isKept || isIdle) this.#wheel.set(this, nowMs + messageTimeoutMs);
+    } else if (isKept) {
+      this.#wheel.set(this, nowMs + (this.#isKnown ? idleTimeoutMs : strangerIdleTimeoutMs));
     }
   }
 

@@ -13,7 +13,7 @@ import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { Secret } from '../core/log.ts';
 import { closingQuote, unquote } from './grammar.ts';
-import { encodeUtf8 } from './message.ts';
+import { decodeUtf8, encodeUtf8 } from './message.ts';
 import { parseUri } from './uri.ts';
 
 export type DigestAlgorithm = 'MD5' | 'SHA-256';
@@ -382,6 +382,12 @@ export class DigestClient {
       return this.next(request);
     }
     return null;
+  }
+
+  /** The realm that was answered last; undefined before the first answer. */
+  get answeredRealm(): string | undefined {
+    const realm = this.#challenge?.realm;
+    return realm === undefined ? undefined : decodeUtf8(realm);
   }
 
   /** Credentials for a further request under the last challenge; null before the first one. */

@@ -22,7 +22,7 @@ export interface EndpointPolicy {
   admit?(request: SipMessage, source: PeerAddress): ErrorCode | null;
   /** An INVITE that was admitted: whether its sender has to prove who they are. */
   authenticate?(request: SipMessage, source: PeerAddress): AuthVerdict;
-  /** A peer we know by address: no rate limits, no connection caps. */
+  /** A peer we know by address: no rate limits, connections of its own, full answers. */
   trusts?(address: string): boolean;
   /** Whether a request may be sent to an address. */
   allowAddress?(address: string): boolean;
@@ -66,7 +66,12 @@ export interface OutgoingInvite {
   readonly headers?: readonly HeaderField[];
   readonly sdp: string;
   readonly credentials?: Credentials;
-  /** Skips resolution: a trunk's gateway. */
-  readonly target?: PeerAddress;
+  /**
+   * Skips resolution: a trunk's gateway. With `eitherTransport` its transport was nobody's choice,
+   * and a large INVITE may go by TCP instead (RFC 3261 §18.1.1).
+   */
+  readonly target?: PeerAddress & { readonly eitherTransport?: boolean };
+  /** One less than the INVITE had that this one is made for (RFC 7332); 70 when there was none. */
+  readonly maxForwards?: number;
   readonly ringTimeoutMs?: number;
 }

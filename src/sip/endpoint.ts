@@ -6,13 +6,17 @@
  * Composition of the stack is here too; nothing else builds a transport or a transaction table.
  */
 import { EventEmitter } from 'node:events';
-import type { Counter } from 'prom-client';
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import { type Log, redact } from '../core/log.ts';
-import type { Metrics } from '../core/metrics.ts';
-import { authenticate, type Credentials } from './challenge.ts';
+import {
+  authenticate,
+  CallCredentials,
+  type CredentialScope,
+  type Credentials,
+} from './challenge.ts';
 import { Dialog, dialogOfRequest, formatParty } from './dialog.ts';
+import { EndpointMetrics } from './endpoint-metrics.ts';
 import {
   DEFAULT_BOUNDS,
   type EndpointBounds,
@@ -22,12 +26,16 @@ import {
 } from './endpoint-options.ts';
 import { DEFAULT_TIMERS } from './machine.ts';
 import { detach, encodeUtf8, type HeaderField, parseUri, type SipMessage } from './message.ts';
-import { findSdp } from './multipart.ts';
-import type { Hop, ListenSpec, Local, PeerAddress, Source, TraceMessage } from './peer.ts';
+import type { ListenSpec, Local, PeerAddress, Source, TraceMessage } from './peer.ts';
 import { Resolver, type Target } from './resolver.ts';
-import { screen, screenBody, screenInvite } from './screening.ts';
+import { readOffer, screen, screenInvite } from './screening.ts';
 import { Session, type SessionHost } from './session.ts';
-import { DEFAULT_SESSION, type SessionOptions, type SessionRecord } from './session-report.ts';
+import {
+  DEFAULT_SESSION,
+  printable,
+  type SessionOptions,
+  type SessionRecord,
+} from './session-report.ts';
 import { KernelSockets } from './sockets.ts';
 import { TransactionTable } from './transaction.ts';
 import { DEFAULT_TRANSPORT, Transport, type TransportUser } from './transport.ts';
@@ -54,7 +62,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   readonly #resolver: Resolver;
   readonly #wheel: Wheel;
   readonly #sessions = new Map<string, Session>();
-  readonly #refusals: Counter<'code'>;
+  readonly #metrics: EndpointMetrics;
   /** To tag of all answers without state: a repeated request gets the same one (§8.2.7). */
   readonly #statelessTag: string;
   #isDraining = false;
@@ -73,6 +81,12 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     this.#wheel = new Wheel({ clock, onError: (error) => this.#broken(error) });
     const allowAddress = (address: string): boolean => policy.allowAddress?.(address) ?? true;
     this.#resolver = options.resolver ?? new Resolver({ clock, allowAddress });
+    this.#metrics = new EndpointMetrics({
+      metrics: options.metrics,
+      sessions: () => this.#sessions.size,
+      transactions: () => this.#transactions.clientCount + this.#transactions.serverCount,
+      connections: () => this.#transport.connectionCount,
+    });
     const timers = { ...DEFAULT_TIMERS, ...options.timers };
     this.#transport = new Transport({
       sockets,
@@ -83,6 +97,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       allows: (address) => this.#resolver.allows(address) && allowAddress(address),
       trusts: (address) => policy.trusts?.(address) ?? false,
       transport: { ...DEFAULT_TRANSPORT, ...options.transport },
+      counters: this.#metrics,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
     });
     const { clientTransactionsMax, serverTransactionsMax } = this.#bounds;
@@ -101,7 +116,6 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       transactions: this.#transactions,
       resolver: this.#resolver,
     });
-    this.#refusals = this.#measure(options.metrics);
   }
 
   /** Throws `LISTEN_FAILED`; nothing is left open then. */
@@ -142,7 +156,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
 
   /** Takes up a dialog from plain data. Throws `SIP_NO_DIALOG`, or `SIP_TRANSPORT`. */
   restore(record: SessionRecord, options: { credentials?: Credentials } = {}): Session {
-    const { id, direction, callId, peer } = record;
+    const { id, direction, callId, peer, credentialScope: scope } = record;
+    const { credentials } = options;
     if (record.state !== 'confirmed') throw new GatewayError('SIP_NO_DIALOG');
     const session = new Session({
       host: this,
@@ -150,7 +165,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       direction,
       callId,
       request: null,
-      credentials: options.credentials ?? null,
+      offer: '',
+      credentials: this.#credentials(credentials, scope),
       state: 'confirmed',
       source: peer,
       near: { ...peer, local: this.#transport.localFor(peer), connection: null },
@@ -227,7 +243,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     const { transport, address, port } = from;
     const peer = { transport, address, port };
     const atMs = this.#clock.nowMs();
-    this.emit('trace', { atMs, direction, callId, peer, firstLine, bytes, retransmission });
+    const line = printable(firstLine);
+    this.emit('trace', { atMs, direction, callId, peer, firstLine: line, bytes, retransmission });
   }
 
   #request(request: SipMessage, source: Source): void {
@@ -270,16 +287,13 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       }
       return;
     }
-    this.ua.answerStateless(cancel, source, 200, { toTag: this.#statelessTag });
+    const toTag = invite.toTag || this.#statelessTag;
+    this.ua.answerStateless(cancel, source, 200, { toTag });
     if (invite.isOpen) invite.user?.onCancel(invite, cancel);
   }
 
   #inDialog(request: SipMessage, source: Source, session: Session): void {
-    const refusal = request.method === 'INVITE' ? screenBody(request) : null;
-    if (refusal !== null) {
-      this.#refuse(request, source, refusal.code, refusal.headers);
-      return;
-    }
+    if (request.method === 'INVITE' && this.#offerOf(request, source) === null) return;
     const transaction = this.#transactions.accept(request, source, null);
     if (transaction === null) this.#refuse(request, source, 'OVERLOADED');
     else session.receive(transaction);
@@ -311,6 +325,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       this.#refuse(request, source, refusal.code, refusal.headers);
       return;
     }
+    const offer = this.#offerOf(request, source);
+    if (offer === null) return;
     const code = this.#isDraining ? 'DRAINING' : (this.#policy.admit?.(request, source) ?? null);
     if (code !== null) {
       this.#refuse(request, source, code);
@@ -324,12 +340,15 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       return;
     }
     const id = this.ua.newTag();
+    transaction.toTag = id;
+    source.connection?.welcome();
     const session = new Session({
       host: this,
       id,
       direction: 'in',
       callId: detach(request.callId),
       request,
+      offer,
       credentials: null,
       state: 'early',
       source,
@@ -337,8 +356,16 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       dialog: dialogOfRequest(request, id),
     });
     this.#sessions.set(id, session);
-    session.receiveInvite(transaction, findSdp(request) === '');
+    session.receiveInvite(transaction);
     if (!this.emit('invite', session)) session.reject(480);
+  }
+
+  /** The SDP of an INVITE; null when it was refused for its body. */
+  #offerOf(request: SipMessage, source: Source): string | null {
+    const read = readOffer(request);
+    if ('sdp' in read) return read.sdp;
+    this.#refuse(request, source, read.refusal.code, read.refusal.headers);
+    return null;
   }
 
   #isAuthenticated(request: SipMessage, source: Source): boolean {
@@ -358,13 +385,22 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     code: ErrorCode,
     fields: readonly HeaderField[] = [],
   ): void {
-    this.#refusals.inc({ code });
+    this.#metrics.refusals.inc({ code });
     const { sip } = ERRORS[code];
     const headers = [...fields];
     if (sip === 503) headers.push(['Retry-After', String(this.#bounds.retryAfterSeconds)]);
     this.ua.answerStateless(request, source, sip, { toTag: this.#statelessTag, headers });
     const peer = redact(source.address, 7);
     this.#log.debug({ code, method: request.method, peer }, 'request refused');
+  }
+
+  #credentials(
+    credentials: Credentials | undefined,
+    scope?: CredentialScope,
+  ): CallCredentials | null {
+    if (credentials === undefined) return null;
+    const known = scope === undefined ? {} : { scope };
+    return new CallCredentials({ clock: this.#clock, credentials, ...known });
   }
 
   #newSession(options: OutgoingInvite): Session {
@@ -374,7 +410,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       direction: 'out',
       callId: this.#clock.randomHex(16),
       request: null,
-      credentials: options.credentials ?? null,
+      offer: '',
+      credentials: this.#credentials(options.credentials),
       state: 'early',
       source: options.target ?? NOWHERE,
       near: null,
@@ -385,7 +422,9 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   /** Finds the way and sends the INVITE; whatever is wrong ends the session, not the caller. */
   async #place(session: Session, options: OutgoingInvite): Promise<void> {
     const { uri, from, to, headers = [], sdp, ringTimeoutMs } = options;
+    const { maxForwards = MAX_FORWARDS } = options;
     try {
+      if (maxForwards < 0) throw new GatewayError('SIP_TOO_MANY_HOPS');
       if (this.#sessions.size > this.#bounds.sessionsMax) {
         throw new GatewayError('OVERLOADED', { limit: 'sessions' });
       }
@@ -394,7 +433,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       const targets: readonly Target[] =
         target === undefined
           ? await this.#resolver.resolve(parsed)
-          : [{ ...target, eitherTransport: false }];
+          : [{ ...target, eitherTransport: target.eitherTransport ?? false }];
       // The caller gets to listen before anything can happen.
       await Promise.resolve();
       session.sendInvite({
@@ -403,7 +442,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
         remoteParty: formatParty(to?.uri ?? uri),
         headers,
         sdp,
-        hops: this.#hops(targets, sdp.length + sizeOf(headers)),
+        hops: this.ua.hopsTo(targets, sdp.length + sizeOf(headers)),
+        maxForwards,
         answerTimeoutMs: ringTimeoutMs ?? this.sessionOptions.ringTimeoutMs,
       });
     } catch (thrown) {
@@ -412,49 +452,9 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     }
   }
 
-  /** RFC 3261 §18.1.1: TCP for what may not fit a packet, and UDP after all when TCP fails. */
-  #hops(targets: readonly Target[], bytes: number): Hop[] {
-    const isLarge = bytes + OWN_FIELDS_BYTES > this.#transport.options.datagramBytesMax;
-    const hops: Hop[] = [];
-    for (const { transport, address, port, eitherTransport } of targets) {
-      if (isLarge && eitherTransport && this.#transport.hasLocal('tcp', address)) {
-        const peer: PeerAddress = { transport: 'tcp', address, port };
-        hops.push({ peer, local: this.#transport.localFor(peer) });
-      }
-      const peer = { transport, address, port };
-      hops.push({ peer, local: this.#transport.localFor(peer) });
-    }
-    return hops;
-  }
-
   #broken(thrown: unknown): void {
     const { message, stack } = asGatewayError(thrown);
     this.#log.error({ problem: message, stack }, 'SIP handling failed');
-  }
-
-  #measure(metrics: Metrics): Counter<'code'> {
-    metrics.gauge('tandem_sip_sessions', 'SIP sessions held', () => this.#sessions.size);
-    metrics.gauge(
-      'tandem_sip_transactions',
-      'SIP transactions held',
-      () => this.#transactions.clientCount + this.#transactions.serverCount,
-    );
-    metrics.gauge(
-      'tandem_sip_connections',
-      'SIP stream connections open',
-      () => this.#transport.connectionCount,
-    );
-    metrics.gauge(
-      'tandem_sip_malformed',
-      'SIP messages that could not be read, since start',
-      () => this.#transport.malformedCount,
-    );
-    metrics.gauge(
-      'tandem_sip_limited',
-      'Requests of strangers that were dropped over their rate, since start',
-      () => this.#transport.limitedCount,
-    );
-    return metrics.counter('tandem_sip_refusals_total', 'Requests refused without state', ['code']);
   }
 }
 
@@ -471,8 +471,8 @@ export interface EndpointCounts {
 
 const NOWHERE: PeerAddress = { transport: 'udp', address: '', port: 0 };
 
-/** About what an INVITE takes beside its SDP and the caller's own headers. */
-const OWN_FIELDS_BYTES = 600;
+/** RFC 3261 §8.1.1.6. */
+const MAX_FORWARDS = 70;
 
 function sizeOf(headers: readonly HeaderField[]): number {
   let bytes = 0;

@@ -194,13 +194,16 @@ function isTokenByte(c: number): boolean {
 function contentLength(head: string): number {
   let found = -1;
   let pos = 0;
+  let colon = -1;
   while (pos < head.length) {
     const start = pos;
     let end = lineEnd(head, start);
     while (isFold(head, end)) end = lineEnd(head, end + 2);
     pos = end + 2;
-    const colon = head.indexOf(':', start);
-    if (start === 0 || colon < 0 || colon >= end) continue;
+    // Kept while it lies ahead: lines without a colon must not each search for one to the end.
+    if (colon < start) colon = head.indexOf(':', start);
+    if (colon < 0) colon = head.length;
+    if (start === 0 || colon >= end) continue;
     let nameEnd = colon;
     while (nameEnd > start && isSpaceAt(head, nameEnd - 1)) nameEnd -= 1;
     if (headerIdAt(head, start, nameEnd) !== HEADER.CONTENT_LENGTH) continue;

@@ -5,7 +5,7 @@
  * and decides what an answer means.
  */
 import type { HeaderField, OutgoingRequest, SipMessage } from './message.ts';
-import { type Hop, isSamePeer, type Source } from './peer.ts';
+import { type Hop, isSamePeer, type PeerAddress, type Source } from './peer.ts';
 import type { ClientTransaction, ClientUser } from './transaction.ts';
 import type { UserAgent } from './user-agent.ts';
 import { Deadline } from './wheel.ts';
@@ -13,7 +13,7 @@ import { Deadline } from './wheel.ts';
 /** Answers the challenges to one request; see `challenge.ts`. */
 export interface ChallengeAnswer {
   /** The credentials to send with the next attempt, or null when there is nothing more to try. */
-  answer(response: SipMessage, request: OutgoingRequest): HeaderField | null;
+  answer(response: SipMessage, request: OutgoingRequest, from: PeerAddress): HeaderField | null;
 }
 
 export interface InviteClientOwner {
@@ -159,7 +159,7 @@ export class InviteClient extends Deadline implements ClientUser {
       const isChallenge = status === 401 || status === 407;
       // Only who was asked may ask back: anybody else is after our credentials.
       if (isChallenge && this.#challenge !== null && isSamePeer(source, transaction.peer)) {
-        const field = this.#challenge.answer(response, transaction.request);
+        const field = this.#challenge.answer(response, transaction.request, source);
         if (field !== null && this.#restart([field])) return;
       }
       // RFC 3263 §4.3: 503 says nothing about the other servers of the same name.

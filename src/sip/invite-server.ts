@@ -28,6 +28,8 @@ export class InviteServer extends Deadline implements ServerUser {
   readonly #ua: UserAgent;
   readonly #owner: InviteServerOwner;
   readonly #decideByMs: number;
+  /** A provisional response went out. */
+  #hasSpoken = false;
   #state: 'proceeding' | 'accepted' | 'done' = 'proceeding';
   #intervalMs = 0;
   #giveUpMs = 0;
@@ -37,8 +39,12 @@ export class InviteServer extends Deadline implements ServerUser {
     owner: InviteServerOwner;
     transaction: ServerTransaction;
     isOfferless: boolean;
-    /** How long the owner may take to accept or refuse. */
-    decisionTimeoutMs: number;
+    limits: {
+      /** How long the owner may take to accept or refuse. */
+      readonly decisionTimeoutMs: number;
+      /** How long the owner may say nothing before 100 is sent. */
+      readonly tryingDelayMs: number;
+    };
   }) {
     super();
     this.#ua = options.ua;
@@ -46,10 +52,12 @@ export class InviteServer extends Deadline implements ServerUser {
     this.transaction = options.transaction;
     this.cseq = options.transaction.request.cseq;
     this.isOfferless = options.isOfferless;
+    const { decisionTimeoutMs, tryingDelayMs } = options.limits;
     const nowMs = this.#ua.wheel.nowMs();
-    this.#decideByMs = nowMs + options.decisionTimeoutMs;
+    this.#decideByMs = nowMs + decisionTimeoutMs;
     this.transaction.user = this;
-    this.#ua.wheel.set(this, Math.min(this.#decideByMs, nowMs + PROVISIONAL_INTERVAL_MS));
+    if (tryingDelayMs <= 0) this.#try();
+    else this.#ua.wheel.set(this, Math.min(this.#decideByMs, nowMs + tryingDelayMs));
   }
 
   get isPending(): boolean {
@@ -63,6 +71,7 @@ export class InviteServer extends Deadline implements ServerUser {
 
   progress(status: number, options: InviteAnswer): void {
     this.#ua.answer(this.transaction, status, options);
+    this.#spoke();
   }
 
   accept(options: InviteAnswer): void {
@@ -109,8 +118,12 @@ export class InviteServer extends Deadline implements ServerUser {
         this.#owner.onUndecided(this);
         return;
       }
-      this.transaction.remind();
-      this.#ua.wheel.set(this, Math.min(this.#decideByMs, nowMs + PROVISIONAL_INTERVAL_MS));
+      if (this.#hasSpoken) {
+        this.transaction.remind();
+        this.#spoke();
+      } else {
+        this.#try();
+      }
       return;
     }
     if (nowMs >= this.#giveUpMs) {
@@ -122,6 +135,18 @@ export class InviteServer extends Deadline implements ServerUser {
     this.transaction.repeat();
     this.#intervalMs = Math.min(2 * this.#intervalMs, this.#ua.timers.t2Ms);
     this.#ua.wheel.set(this, Math.min(nowMs + this.#intervalMs, this.#giveUpMs));
+  }
+
+  /** §17.2.1: nothing is known yet, but the peer may stop repeating itself. */
+  #try(): void {
+    this.#ua.answer(this.transaction, 100);
+    this.#spoke();
+  }
+
+  #spoke(): void {
+    this.#hasSpoken = true;
+    const nextMs = this.#ua.wheel.nowMs() + PROVISIONAL_INTERVAL_MS;
+    this.#ua.wheel.set(this, Math.min(this.#decideByMs, nextMs));
   }
 }
 

@@ -35,6 +35,8 @@ export interface OutgoingParts {
   readonly sdp: string;
   readonly hops: readonly Hop[];
   readonly answerTimeoutMs: number;
+  /** Hops that the INVITE may still take (RFC 3261 §8.1.1.6). */
+  readonly maxForwards: number;
 }
 
 export class Outgoing implements InviteClientOwner, ByeOwner {
@@ -42,7 +44,7 @@ export class Outgoing implements InviteClientOwner, ByeOwner {
   readonly #owner: OutgoingOwner;
   readonly #parts: OutgoingParts;
   readonly #client: InviteClient;
-  readonly #challenge: () => ChallengeAnswer | null;
+  readonly #dialogChallenge: () => ChallengeAnswer | null;
   #sequence = 0;
   #hasFinal = false;
   /** Dialogs that are being ended. */
@@ -52,18 +54,20 @@ export class Outgoing implements InviteClientOwner, ByeOwner {
     ua: UserAgent;
     owner: OutgoingOwner;
     parts: OutgoingParts;
-    challenge: () => ChallengeAnswer | null;
+    challenge: ChallengeAnswer | null;
+    /** For the BYE of an answer that is not wanted. */
+    dialogChallenge: () => ChallengeAnswer | null;
   }) {
     this.#ua = options.ua;
     this.#owner = options.owner;
     this.#parts = options.parts;
-    this.#challenge = options.challenge;
+    this.#dialogChallenge = options.dialogChallenge;
     this.#client = new InviteClient({
       ua: options.ua,
       owner: this,
       hops: options.parts.hops,
       callId: options.parts.callId,
-      challenge: options.challenge(),
+      challenge: options.challenge,
       answerTimeoutMs: options.parts.answerTimeoutMs,
     });
   }
@@ -82,10 +86,11 @@ export class Outgoing implements InviteClientOwner, ByeOwner {
   }
 
   compose(fields: readonly HeaderField[]): { request: OutgoingRequest; sequence: number } {
-    const { uri, callId, localTag, localParty, remoteParty, headers, sdp } = this.#parts;
+    const { uri, callId, localTag, localParty, remoteParty, headers, sdp, maxForwards } =
+      this.#parts;
     this.#sequence += 1;
     const all: HeaderField[] = [
-      ['Max-Forwards', '70'],
+      ['Max-Forwards', String(maxForwards)],
       ['From', `${localParty};tag=${localTag}`],
       ['To', remoteParty],
       ['Call-ID', callId],
@@ -121,7 +126,7 @@ export class Outgoing implements InviteClientOwner, ByeOwner {
     this.#hasFinal = true;
     this.#byes += 1;
     const dialog = this.#dialogOf(client, response);
-    const challenge = this.#challenge();
+    const challenge = this.#dialogChallenge();
     new Bye({ ua: this.#ua, owner: this, dialog, fields: [], challenge }).send(source);
   }
 

@@ -403,16 +403,15 @@ class Reading {
   }
 }
 
-/** How many comma-separated values a line has; quotes and <> are looked at only if needed. */
+/** How many comma-separated values a line has, quoted commas apart. */
 function countValues(text: string, start: number, end: number): number {
-  let p = text.indexOf(',', start);
-  if (p < 0 || p >= end) return 1;
   let count = 1;
-  for (p = start; p < end; p += 1) {
+  for (let p = start; p < end; p += 1) {
     const c = text.charCodeAt(p);
     if (c === 34) {
-      const close = closingQuote(text, p, end);
-      if (close > 0) p = close;
+      // Read on behind a quote that does not close, each quote after it would search again.
+      p = closingQuote(text, p, end);
+      if (p < 0) throw malformed('unbalanced quote');
     } else if (c === 44) {
       count += 1;
     }

@@ -34,6 +34,8 @@ export interface SendOutcome {
 /** A stream connection, as others than its owner see it. */
 export interface Wire {
   readonly isClosed: boolean;
+  /** A call that came over it was let in: it is worth keeping. */
+  welcome(): void;
   send(text: string, outcome: SendOutcome | null): void;
 }
 

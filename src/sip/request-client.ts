@@ -53,7 +53,7 @@ export class RequestClient implements ClientUser {
     if (status < 200 || transaction !== this.#transaction) return;
     const isChallenge = status === 401 || status === 407;
     if (isChallenge && this.#challenge !== null && isSamePeer(source, transaction.peer)) {
-      const field = this.#challenge.answer(response, transaction.request);
+      const field = this.#challenge.answer(response, transaction.request, source);
       if (field !== null) {
         this.start([field]);
         return;

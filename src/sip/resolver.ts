@@ -14,6 +14,9 @@ import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { PeerAddress } from './peer.ts';
 import type { SipUri } from './uri.ts';
 
+/** The `problem` of a `SIP_TRANSPORT` that policy caused, not the network. */
+export const ADDRESS_REFUSED = 'the address is refused by policy';
+
 /** The addresses of a host name; rejects when there are none. */
 export type Lookup = (host: string) => Promise<readonly string[]>;
 
@@ -110,7 +113,7 @@ export class Resolver {
     if (targets.length > 0) return targets;
     throw new GatewayError('SIP_TRANSPORT', {
       peer: uri.host,
-      problem: 'the address is refused by policy',
+      problem: ADDRESS_REFUSED,
     });
   }
 

@@ -21,6 +21,9 @@ const REFUSED = new Set(['REGISTER', 'MESSAGE', 'SUBSCRIBE', 'NOTIFY', 'PUBLISH'
 /** Have a meaning within a dialog only, and none yet there. */
 const IN_DIALOG_ONLY = new Set(['PRACK', 'UPDATE']);
 
+/** Names told back in Unsupported: more than there are extensions that anybody requires. */
+const UNSUPPORTED_MAX = 32;
+
 const ALLOW_FIELD: HeaderField = ['Allow', ALLOW];
 const ACCEPT_FIELD: HeaderField = ['Accept', 'application/sdp'];
 const ACCEPT_ENCODING_FIELD: HeaderField = ['Accept-Encoding', 'identity'];
@@ -30,14 +33,15 @@ export function screen(request: SipMessage): Refusal | null {
   return screenMethod(request) ?? screenTarget(request) ?? screenExtensions(request);
 }
 
-/** What holds for an INVITE that would begin a call. */
+/** What holds for an INVITE that would begin a call, its body apart. */
 export function screenInvite(request: SipMessage): Refusal | null {
-  // RFC 7332: a B2BUA counts hops as a proxy does, or two of them make a loop.
+  // RFC 7332: hops count through a B2BUA too. Who places the other leg gives it one less than came
+  // in (`OutgoingInvite.maxForwards`), so that a loop of calls ends here.
   if (request.maxForwards === 0) return { code: 'SIP_TOO_MANY_HOPS', headers: [] };
   // RFC 3891 §3: what it names is not there; replacing is not offered.
   if (request.header('Replaces') !== undefined) return { code: 'SIP_NO_DIALOG', headers: [] };
   if (!acceptsSdp(request)) return { code: 'SIP_NOT_ACCEPTABLE', headers: [] };
-  return screenBody(request);
+  return null;
 }
 
 function screenMethod(request: SipMessage): Refusal | null {
@@ -64,7 +68,8 @@ function screenExtensions(request: SipMessage): Refusal | null {
   if (method === 'ACK' || method === 'CANCEL') return null;
   const required = request.list('Require').filter((option) => option !== '');
   if (required.length === 0) return null;
-  return { code: 'SIP_EXTENSION', headers: [['Unsupported', required.join(', ')]] };
+  const unsupported = required.slice(0, UNSUPPORTED_MAX).join(', ');
+  return { code: 'SIP_EXTENSION', headers: [['Unsupported', unsupported]] };
 }
 
 /** RFC 3261 §20.1: without the field SDP is accepted; an empty one accepts nothing. */
@@ -72,20 +77,20 @@ function acceptsSdp(request: SipMessage): boolean {
   const accepted = request.list('Accept');
   if (accepted.length === 0) return true;
   return accepted.some((value) => {
+    if (value === '') return false;
     const { type, params } = mediaType(value);
     const isSdp = type === 'application/sdp' || type === 'application/*' || type === '*/*';
     return isSdp && !/^0(?:\.0*)?$/.test(params.get('q') ?? '1');
   });
 }
 
-/** Whether the body of an INVITE, first or within a dialog, is something we read. */
-export function screenBody(request: SipMessage): Refusal | null {
+/** What the body of an INVITE, first or within a dialog, offers; or why we do not read it. */
+export function readOffer(request: SipMessage): { sdp: string } | { refusal: Refusal } {
   try {
-    findSdp(request);
-    return null;
+    return { sdp: findSdp(request) };
   } catch (thrown) {
     const { code } = asGatewayError(thrown);
     const isType = code === 'SIP_MEDIA_TYPE';
-    return { code, headers: isType ? [ACCEPT_FIELD, ACCEPT_ENCODING_FIELD] : [] };
+    return { refusal: { code, headers: isType ? [ACCEPT_FIELD, ACCEPT_ENCODING_FIELD] : [] } };
   }
 }

@@ -3,6 +3,7 @@
  * reasons of SIP are read into them. No state, no sending.
  */
 import type { ErrorCode } from '../core/errors.ts';
+import type { CredentialScope } from './challenge.ts';
 import type { DialogRecord } from './dialog.ts';
 import type { HeaderField, SipMessage } from './message.ts';
 import { findSdp } from './multipart.ts';
@@ -13,6 +14,11 @@ export interface SessionOptions {
   readonly ringTimeoutMs: number;
   /** How long an incoming call or offer may stay undecided. */
   readonly decisionTimeoutMs: number;
+  /**
+   * An INVITE that nothing was said to after so long gets 100 (RFC 3261 §17.2.1 leaves 200 ms);
+   * 0: at once.
+   */
+  readonly tryingDelayMs: number;
   /** How long the peer may take to answer a re-INVITE. */
   readonly reinviteTimeoutMs: number;
   /** A re-INVITE that meets glare is sent so often in all. */
@@ -22,6 +28,7 @@ export interface SessionOptions {
 export const DEFAULT_SESSION: SessionOptions = {
   ringTimeoutMs: 180_000,
   decisionTimeoutMs: 300_000,
+  tryingDelayMs: 200,
   reinviteTimeoutMs: 32_000,
   reinviteAttemptsMax: 4,
 };
@@ -73,6 +80,8 @@ export interface SessionRecord extends DialogRecord {
   readonly state: SessionState;
   /** Where the peer was last heard from. */
   readonly peer: PeerAddress;
+  /** Of a call that was made with credentials: without it no challenge is answered any more. */
+  readonly credentialScope?: CredentialScope;
 }
 
 export interface ProgressOptions {
@@ -102,6 +111,11 @@ export function warning(text: string): HeaderField {
 /** A text for people as a line of the protocol can carry it. */
 export function plainText(text: string): string {
   return text.replace(/[^\x20-\x7e]/g, ' ').slice(0, 120);
+}
+
+/** First lines and reasons of others, as a log or a terminal may show them. */
+export function printable(text: string): string {
+  return text.replace(/[^ -~\xa0-\xff]/g, '?');
 }
 
 /** How a call that a peer refused ended. */

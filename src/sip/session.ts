@@ -9,9 +9,10 @@
 import { EventEmitter } from 'node:events';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import { Bye, type ByeOwner } from './bye.ts';
-import { CredentialAnswer, type Credentials } from './challenge.ts';
+import type { CallCredentials } from './challenge.ts';
 import type { Dialog } from './dialog.ts';
 import { answerInfo } from './info.ts';
+import type { ChallengeAnswer } from './invite-client.ts';
 import { InviteServer, type InviteServerOwner } from './invite-server.ts';
 import type { HeaderField, SipMessage } from './message.ts';
 import { Outgoing, type OutgoingOwner, type OutgoingParts } from './outgoing.ts';
@@ -23,6 +24,7 @@ import {
   type FinalOptions,
   type ProgressOptions,
   plainText,
+  printable,
   type SessionEnd,
   type SessionEvents,
   type SessionOptions,
@@ -50,7 +52,9 @@ export interface SessionParts {
   readonly direction: 'in' | 'out';
   readonly callId: string;
   readonly request: SipMessage | null;
-  readonly credentials: Credentials | null;
+  /** The SDP of `request`; '' when it has none, or there is no request. */
+  readonly offer: string;
+  readonly credentials: CallCredentials | null;
   readonly state: SessionState;
   readonly source: PeerAddress;
   readonly near: Source | null;
@@ -68,9 +72,11 @@ export class Session
   readonly callId: string;
   /** The incoming INVITE. */
   readonly request: SipMessage | null;
+  /** What an incoming INVITE offers; '' when it asks us to offer. */
+  readonly offer: string;
   readonly #host: SessionHost;
   readonly #ua: UserAgent;
-  readonly #credentials: Credentials | null;
+  readonly #credentials: CallCredentials | null;
   #state: SessionState;
   #source: PeerAddress;
   /** Where the peer was last heard from, and on what. */
@@ -82,6 +88,7 @@ export class Session
   /** BYE is owed, but the peer has not acknowledged our 2xx yet (§15). */
   #owedBye: readonly HeaderField[] | null = null;
   #byes = 0;
+  readonly #challenge = (): ChallengeAnswer | null => this.#credentials?.forDialog() ?? null;
 
   constructor(options: SessionParts) {
     super();
@@ -91,6 +98,7 @@ export class Session
     this.direction = options.direction;
     this.callId = options.callId;
     this.request = options.request;
+    this.offer = options.offer;
     this.#credentials = options.credentials;
     this.#state = options.state;
     this.#source = options.source;
@@ -105,11 +113,6 @@ export class Session
   /** Where it came from or went to; moves with the peer. */
   get source(): PeerAddress {
     return this.#source;
-  }
-
-  /** What an incoming INVITE offers; '' when it asks us to offer. */
-  get offer(): string {
-    return this.request === null ? '' : (sdpOf(this.request) ?? '');
   }
 
   /** Incoming: sends 180 to 183. With `sdp` it is early media. */
@@ -172,7 +175,7 @@ export class Session
       dialog,
       near: this.#near,
       body: sdp,
-      challenge: () => this.#challenge(),
+      challenge: this.#challenge,
       ownsCallId: this.direction === 'out',
       answerTimeoutMs: reinviteTimeoutMs,
       attemptsMax: reinviteAttemptsMax,
@@ -187,15 +190,19 @@ export class Session
     if (this.#dialog === null) throw new GatewayError('SIP_NO_DIALOG');
     const { id, direction, state } = this;
     const { transport, address, port } = this.#source;
-    return { ...this.#dialog.record(), id, direction, state, peer: { transport, address, port } };
+    const scope = this.#credentials?.scope;
+    return {
+      ...this.#dialog.record(),
+      ...{ id, direction, state, peer: { transport, address, port } },
+      ...(scope === undefined ? {} : { credentialScope: scope }),
+    };
   }
 
   // From here on: for the endpoint and the parts of this session.
 
   /** The endpoint hands over the INVITE's transaction. */
-  receiveInvite(transaction: ServerTransaction, isOfferless: boolean): void {
-    this.#server = this.#serve(transaction, isOfferless);
-    this.#ua.answer(transaction, 100);
+  receiveInvite(transaction: ServerTransaction): void {
+    this.#server = this.#serve(transaction, this.offer === '');
   }
 
   /** The endpoint knows where to send the INVITE. */
@@ -208,7 +215,8 @@ export class Session
       ua: this.#ua,
       owner: this,
       parts: { ...parts, callId: this.callId, localTag: this.id },
-      challenge: () => this.#challenge(),
+      challenge: this.#credentials?.forInvite(parts.hops) ?? null,
+      dialogChallenge: this.#challenge,
     });
     const [hop] = parts.hops;
     if (hop !== undefined) this.#source = hop.peer;
@@ -415,7 +423,6 @@ export class Session
   #offer(transaction: ServerTransaction): void {
     const { request } = transaction;
     const sdp = sdpOf(request) ?? '';
-    this.#ua.answer(transaction, 100);
     const server = this.#serve(transaction, sdp === '');
     this.#server = server;
     const isHeard = this.emit('offer', {
@@ -438,9 +445,8 @@ export class Session
   }
 
   #serve(transaction: ServerTransaction, isOfferless: boolean): InviteServer {
-    const { decisionTimeoutMs } = this.#host.sessionOptions;
-    const ua = this.#ua;
-    return new InviteServer({ ua, owner: this, transaction, isOfferless, decisionTimeoutMs });
+    const limits = this.#host.sessionOptions;
+    return new InviteServer({ ua: this.#ua, owner: this, transaction, isOfferless, limits });
   }
 
   #contact(server: InviteServer): HeaderField[] {
@@ -453,12 +459,6 @@ export class Session
     const why = isMedia && reason !== undefined ? [warning(reason)] : [];
     const phrase = reason === undefined ? {} : { reason: plainText(reason) };
     server.refuse(status, { toTag: this.id, headers: [...headers, ...why], ...phrase });
-  }
-
-  #challenge(): CredentialAnswer | null {
-    const credentials = this.#credentials;
-    const { clock } = this.#ua;
-    return credentials === null ? null : new CredentialAnswer({ clock, credentials });
   }
 
   /** §15: the callee may not send BYE before the ACK of its 2xx, or before it has given it up. */
@@ -486,7 +486,7 @@ export class Session
     if (this.#state === 'terminated') return;
     this.#state = 'terminated';
     this.#reinvite?.abandon(end.code);
-    this.emit('ended', end);
+    this.emit('ended', { ...end, reason: printable(end.reason) });
     this.onSettled();
   }
 

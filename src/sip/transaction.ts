@@ -122,6 +122,8 @@ export class ServerTransaction extends Deadline {
   /** Until the transaction is answered; the user keeps it longer if it needs it. */
   request: SipMessage;
   user: ServerUser | null;
+  /** Our tag in its responses, for the answer to a CANCEL (§9.2); '' when the request has it. */
+  toTag = '';
   /** The last response, as it was sent; '' before the first. */
   text = '';
   readonly #table: TransactionTable;
@@ -301,10 +303,16 @@ export class TransactionTable {
     return transaction?.source.address === source.address ? transaction : undefined;
   }
 
-  /** Answers without a transaction. */
-  respondStateless(request: SipMessage, source: Source, response: OutgoingResponse): void {
+  /** Answers without a transaction; says nothing when that takes more than `bytesMax`. */
+  respondStateless(
+    request: SipMessage,
+    source: Source,
+    response: OutgoingResponse,
+    bytesMax: number,
+  ): void {
     const path = this.#sender.returnPath(request, source);
     const text = textOf(response);
+    if (text.length > bytesMax) return;
     if (this.#sender.isTraced) this.#sender.traceOut(text, path, request.callId, false);
     this.#sender.respond(text, path);
   }

@@ -35,6 +35,8 @@ export interface TransportUser {
 export interface TransportOptions {
   readonly connection: ConnectionOptions;
   readonly connectionsMax: number;
+  /** So many more may be open, for sources that are trusted: strangers cannot lock a trunk out. */
+  readonly trustedConnectionsReserve: number;
   readonly connectionsPerSourceMax: number;
   readonly connectionsPerSecondMax: number;
   /** Requests of strangers that may be answered, per source. */
@@ -48,6 +50,7 @@ export interface TransportOptions {
 export const DEFAULT_TRANSPORT: TransportOptions = {
   connection: DEFAULT_CONNECTION,
   connectionsMax: 10_000,
+  trustedConnectionsReserve: 1000,
   connectionsPerSourceMax: 100,
   connectionsPerSecondMax: 20,
   strangersPerSecond: 50,
@@ -55,6 +58,11 @@ export const DEFAULT_TRANSPORT: TransportOptions = {
   strangersSourcesMax: 16_384,
   datagramBytesMax: 1300,
 };
+
+export interface TransportCounters {
+  readonly malformed: { inc(): void };
+  readonly limited: { inc(): void };
+}
 
 interface UdpPort extends Local {
   socket: DatagramSocket;
@@ -67,6 +75,7 @@ export class Transport {
   readonly #log: Log;
   readonly #limits: SipLimits | undefined;
   readonly #user: TransportUser;
+  readonly #counters: TransportCounters;
   readonly #toTag: string;
   readonly #allows: (address: string) => boolean;
   readonly #trusts: (address: string) => boolean;
@@ -89,16 +98,18 @@ export class Transport {
     toTag: string;
     /** Egress policy. */
     allows: (address: string) => boolean;
-    /** Known peers: neither rate limits nor connection caps apply. */
+    /** Known peers: no rate limits, and places that are kept for them. */
     trusts: (address: string) => boolean;
     limits?: SipLimits;
     transport: TransportOptions;
+    counters: TransportCounters;
   }) {
     this.options = options.transport;
     this.#sockets = options.sockets;
     this.#wheel = options.wheel;
     this.#log = options.log;
     this.#user = options.user;
+    this.#counters = options.counters;
     this.#toTag = options.toTag;
     this.#allows = options.allows;
     this.#trusts = options.trusts;
@@ -227,7 +238,7 @@ export class Transport {
   returnPath(message: SipMessage, source: Source): ReturnPath {
     const { transport, address, local, connection } = source;
     const sentByPort = message.via.port ?? 5060;
-    const symmetric = transport !== 'udp' || message.via.params.has('rport');
+    const symmetric = transport !== 'udp' || message.via.hasRport;
     const port = symmetric ? source.port : sentByPort;
     return { transport, address, port, local, connection, sentByPort };
   }
@@ -242,7 +253,22 @@ export class Transport {
     if (this.#trusts(address)) return true;
     if (this.#strangers.take(address, this.#wheel.nowMs())) return true;
     this.limitedCount += 1;
+    this.#counters.limited.inc();
     return false;
+  }
+
+  /**
+   * How many bytes an answer without a transaction may have. A datagram's source is whatever its
+   * sender wrote there: of a stranger it may be the victim that our answer is meant to hit.
+   */
+  answerBytesMax(source: Source, requestBytes: number): number {
+    const isProven = source.transport !== 'udp' || this.#trusts(source.address);
+    return isProven ? Number.POSITIVE_INFINITY : AMPLIFICATION_MAX * requestBytes;
+  }
+
+  /** Egress policy. */
+  allows(address: string): boolean {
+    return this.#allows(address);
   }
 
   async close(): Promise<void> {
@@ -261,16 +287,16 @@ export class Transport {
   #datagram(data: Buffer, address: string, port: number, local: Local): void {
     if (isKeepAlive(data)) return; // RFC 5626 §3.5.1 knows CRLF pings on streams only
     const source: Source = { transport: 'udp', address, port, local, connection: null };
-    this.#received(parseMessage(data, this.#parseOptions(false)), source);
+    this.#received(parseMessage(data, this.#parseOptions(false)), source, data.length);
   }
 
   #parseOptions(stream: boolean): { stream: boolean; limits?: SipLimits } {
     return this.#limits === undefined ? { stream } : { stream, limits: this.#limits };
   }
 
-  #received(result: ParseResult, source: Source): void {
+  #received(result: ParseResult, source: Source, bytes: number): void {
     if (!result.ok) {
-      this.#malformed(result, source);
+      this.#malformed(result, source, bytes);
       return;
     }
     const { message } = result;
@@ -281,9 +307,10 @@ export class Transport {
   }
 
   /** One answer, no state: the same bytes again get the same answer again. */
-  #malformed(failed: ParseFailure, source: Source): void {
+  #malformed(failed: ParseFailure, source: Source, bytes: number): void {
     if (failed.kind === 'keepalive') return;
     this.malformedCount += 1;
+    this.#counters.malformed.inc();
     const problem = failed.error.message;
     this.#log.debug({ peer: redact(source.address, 7), problem }, 'malformed message');
     const { kind, reply } = failed;
@@ -299,25 +326,27 @@ export class Transport {
     const port = symmetric ? source.port : sentByPort;
     const path = { transport, address, port, local, connection, sentByPort };
     const text = serializeResponse(refusal);
+    if (text.length > this.answerBytesMax(source, bytes)) return;
     if (this.#user.isTraced) this.#user.traceOut(text, source, reply.callId, false);
     this.respond(text, path);
   }
 
   #accept(socket: StreamSocket, local: Local): void {
-    const { connectionsMax, connectionsPerSourceMax } = this.options;
+    const { connectionsMax, connectionsPerSourceMax, trustedConnectionsReserve } = this.options;
     const from = socket.remoteAddress;
-    const isWelcome =
-      this.#trusts(from) ||
-      (this.#connections.size < connectionsMax &&
+    const isTrusted = this.#trusts(from);
+    const isWelcome = isTrusted
+      ? this.#connections.size < connectionsMax + trustedConnectionsReserve
+      : this.#connections.size < connectionsMax &&
         (this.#perSource.get(from) ?? 0) < connectionsPerSourceMax &&
-        this.#newcomers.take(from, this.#wheel.nowMs()));
+        this.#newcomers.take(from, this.#wheel.nowMs());
     if (!isWelcome) {
       this.refusedConnectionCount += 1;
       socket.listen(DISCARD);
       socket.destroy();
       return;
     }
-    this.#adopt(socket, local, true);
+    this.#adopt(socket, local, { isInbound: true, isTrusted });
   }
 
   #connectionTo(peer: PeerAddress, local: Local): Connection {
@@ -329,21 +358,25 @@ export class Transport {
       port: peer.port,
       ...(isWildcard ? {} : { localAddress: local.address }),
     });
-    return this.#adopt(socket, local, false);
+    return this.#adopt(socket, local, { isInbound: false, isTrusted: false });
   }
 
-  #adopt(socket: StreamSocket, local: Local, isInbound: boolean): Connection {
+  #adopt(
+    socket: StreamSocket,
+    local: Local,
+    how: { isInbound: boolean; isTrusted: boolean },
+  ): Connection {
     const connection = new Connection({
       socket,
       local,
-      isInbound,
+      ...how,
       owner: this,
       framer: new StreamFramer(this.#limits === undefined ? {} : { limits: this.#limits }),
       wheel: this.#wheel,
       limits: this.options.connection,
     });
     this.#connections.set(`${connection.address}|${connection.port}`, connection);
-    if (isInbound) {
+    if (how.isInbound) {
       this.#perSource.set(connection.address, (this.#perSource.get(connection.address) ?? 0) + 1);
     }
     return connection;
@@ -358,13 +391,13 @@ export class Transport {
     const { address, port, local } = connection;
     const source: Source = { transport: 'tcp', address, port, local, connection };
     if (item.kind === 'message') {
-      this.#received(parseMessage(item.data, this.#parseOptions(true)), source);
+      this.#received(parseMessage(item.data, this.#parseOptions(true)), source, item.data.length);
       return;
     }
     // Where the next message starts can no longer be known: answer if that is possible, and close.
     const result = parseMessage(item.partial, this.#parseOptions(true));
-    if (!result.ok) this.#malformed(result, source);
-    else this.#malformed({ ...NO_REPLY, error: item.error }, source);
+    const failed = result.ok ? { ...NO_REPLY, error: item.error } : result;
+    this.#malformed(failed, source, item.partial.length);
     connection.end();
   }
 
@@ -378,6 +411,9 @@ export class Transport {
     else this.#perSource.delete(connection.address);
   }
 }
+
+/** Bytes sent to an unproven source, for each byte that came. */
+const AMPLIFICATION_MAX = 2;
 
 /** The port of a sent-by, in a Via that may be malformed elsewhere. */
 const VIA_PORT = /^\s*SIP\s*\/\s*2\.0\s*\/\s*\S+\s+(?:\[[^\]]*\]|[^\s:;,]+)\s*:\s*(\d{1,5})\b/i;

@@ -4,7 +4,7 @@
  * holds no call; sessions and the endpoint build on it.
  */
 import type { Clock } from '../core/clock.ts';
-import { asGatewayError, type GatewayError } from '../core/errors.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Dialog } from './dialog.ts';
 import type { TransactionTimers } from './machine.ts';
@@ -19,7 +19,7 @@ import {
   serializeRequest,
 } from './message.ts';
 import type { Hop, Local, PeerAddress, Source } from './peer.ts';
-import { isPrivate, type Resolver, type Target } from './resolver.ts';
+import { ADDRESS_REFUSED, isPrivate, type Resolver, type Target } from './resolver.ts';
 import type {
   ClientTransaction,
   ClientUser,
@@ -151,14 +151,39 @@ export class UserAgent {
     status: number,
     options: ResponseOptions = {},
   ): void {
-    const fields: HeaderField[] = [['Server', this.name], ...(options.headers ?? [])];
-    const response = responseTo(request, status, { ...options, headers: fields });
-    this.transactions.respondStateless(request, source, response);
+    const bytesMax = this.transport.answerBytesMax(source, request.sizeBytes);
+    const given = options.headers ?? [];
+    // DEVIATES: RFC 3261 §8.2.1 and §11.2 want Allow and more. Of a source that may be forged they
+    // would make the answer a weapon, and tell a scanner what we are.
+    const headers: readonly HeaderField[] = Number.isFinite(bytesMax)
+      ? given.filter(([name]) => !DESCRIPTIVE.has(name))
+      : [['Server', this.name], ...given];
+    const response = responseTo(request, status, { ...options, headers });
+    this.transactions.respondStateless(request, source, response, bytesMax);
+  }
+
+  /**
+   * The ways to `targets`, best first. RFC 3261 §18.1.1: TCP for what may not fit a packet, and UDP
+   * after all when TCP fails. Throws `SIP_TRANSPORT` when policy refuses them all.
+   */
+  hopsTo(targets: readonly Target[], bytes: number): Hop[] {
+    const isLarge = bytes + OWN_FIELDS_BYTES > this.transport.options.datagramBytesMax;
+    const hops: Hop[] = [];
+    for (const { transport, address, port, eitherTransport } of this.#allowed(targets)) {
+      if (isLarge && eitherTransport && this.transport.hasLocal('tcp', address)) {
+        const peer: PeerAddress = { transport: 'tcp', address, port };
+        hops.push({ peer, local: this.transport.localFor(peer) });
+      }
+      const peer = { transport, address, port };
+      hops.push({ peer, local: this.transport.localFor(peer) });
+    }
+    return hops;
   }
 
   /**
    * The way to the next hop of a dialog; told at once when no name has to be looked up. `near` is
-   * where the peer was last heard from.
+   * where the peer was last heard from; requests go back there when what the peer names is refused
+   * by policy.
    */
   reach(dialog: Dialog, near: Source | null, user: HopUser): void {
     let hop: Hop;
@@ -167,31 +192,55 @@ export class UserAgent {
       const way = dialog.routeSet.length === 0 ? near : null;
       const targets = this.resolver.literal(uri);
       if (targets === null) {
-        void this.#resolve(uri, way, user);
+        void this.#resolve(uri, { better: way, back: near }, user);
         return;
       }
       hop = this.#hop(targets, way);
     } catch (thrown) {
-      user.onNoHop(asGatewayError(thrown));
+      this.#turnBack(thrown, near, user);
       return;
     }
     user.onHop(hop);
   }
 
-  async #resolve(uri: SipUri, near: Source | null, user: HopUser): Promise<void> {
+  async #resolve(
+    uri: SipUri,
+    ways: { better: Source | null; back: Source | null },
+    user: HopUser,
+  ): Promise<void> {
     let hop: Hop;
     try {
-      hop = this.#hop(await this.resolver.resolve(uri), near);
+      hop = this.#hop(await this.resolver.resolve(uri), ways.better);
     } catch (thrown) {
-      user.onNoHop(asGatewayError(thrown));
+      this.#turnBack(thrown, ways.back, user);
       return;
     }
     user.onHop(hop);
+  }
+
+  /** Where the peer named an address that we may not send to, it is answered where it speaks. */
+  #turnBack(thrown: unknown, near: Source | null, user: HopUser): void {
+    const error = asGatewayError(thrown);
+    const isRefused = error.details.problem === ADDRESS_REFUSED;
+    if (isRefused && near !== null && this.transport.allows(near.address)) {
+      const { transport, address, port, local } = near;
+      user.onHop({ peer: { transport, address, port }, local });
+    } else {
+      user.onNoHop(error);
+    }
+  }
+
+  /** Never empty: throws `SIP_TRANSPORT` when policy refuses every target. */
+  #allowed(targets: readonly Target[]): readonly Target[] {
+    const allowed = targets.filter(({ address }) => this.transport.allows(address));
+    if (allowed.length > 0) return allowed;
+    const peer = targets[0]?.address ?? '';
+    throw new GatewayError('SIP_TRANSPORT', { peer, problem: ADDRESS_REFUSED });
   }
 
   /** `near` instead of the target, where it is better than what the peer's Contact says. */
   #hop(targets: readonly Target[], near: Source | null): Hop {
-    const [peer] = targets as [Target];
+    const [peer] = this.#allowed(targets) as readonly [Target];
     if (near !== null && isBetterWay(near, peer)) {
       const { transport, address, port, local } = near;
       return { peer: { transport, address, port }, local };
@@ -204,6 +253,14 @@ export class UserAgent {
     return { ...request, headers: [via, ...request.headers, ['User-Agent', this.name]] };
   }
 }
+
+/** About what an INVITE takes beside its SDP and the caller's own headers. */
+const OWN_FIELDS_BYTES = 600;
+
+/** Fields of answers that say what we can do, and ask for nothing. */
+const DESCRIPTIVE = new Set([
+  ...['Allow', 'Accept', 'Accept-Encoding', 'Accept-Language', 'Supported'],
+]);
 
 /** RFC 3261 §9.1: what CANCEL has in common with its INVITE; CSeq is made anew. */
 const CANCEL_FIELDS = new Set(['Via', 'Route', 'Max-Forwards', 'From', 'To', 'Call-ID']);

@@ -21,6 +21,8 @@ export interface Via {
   /** '' when absent (RFC 2543). */
   readonly branch: string;
   readonly params: ReadonlyMap<string, string | undefined>;
+  /** RFC 3581: answers go to the port that the request came from. */
+  readonly hasRport: boolean;
   readonly text: string;
 }
 
@@ -36,6 +38,7 @@ export class TopVia implements Via {
   readonly #head: string;
   readonly #tail: string;
   #stamp: string | null = null;
+  #hasRport: boolean | null = null;
 
   /** `head` is the value up to its parameters, `tail` the parameters with their ';'. */
   constructor(parts: {
@@ -70,6 +73,11 @@ export class TopVia implements Via {
     return params;
   }
 
+  get hasRport(): boolean {
+    this.#hasRport ??= this.params.has('rport');
+    return this.#hasRport;
+  }
+
   stamp(address: string, port: number): void {
     const parts = splitOutside(this.#tail, ';', []);
     let tail = '';
@@ -81,6 +89,7 @@ export class TopVia implements Via {
     }
     if (hasRport) tail += `;rport=${port}`;
     if (hasRport || this.host.toLowerCase() !== address) tail += `;received=${address}`;
+    this.#hasRport = hasRport;
     this.#stamp = tail;
   }
 }

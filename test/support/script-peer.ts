@@ -109,8 +109,7 @@ export class ScriptPeer {
       ['To', `<sip:us@10.0.0.1>${toTag === undefined ? '' : `;tag=${toTag}`}`],
       ['Call-ID', callId],
       ['CSeq', `${cseq} ${method}`],
-      ['Contact', `<sip:peer@${this.address}:${this.port}>`],
-      ...(options.headers ?? []),
+      ...this.#withContact(options.headers),
     ];
     if (body !== '') headers.push(['Content-Type', 'application/sdp']);
     const request: OutgoingRequest = {
@@ -125,12 +124,17 @@ export class ScriptPeer {
   }
 
   respond(request: SipMessage, status: number, options: ResponseOptions = {}): string {
-    const contact: HeaderField = ['Contact', `<sip:peer@${this.address}:${this.port}>`];
-    const headers = [contact, ...(options.headers ?? [])];
+    const headers = this.#withContact(options.headers);
     const text = serializeResponse(
       responseTo(request, status, { toTag: 'script', ...options, headers }),
     );
     this.raw(text);
     return text;
+  }
+
+  /** Our address as Contact, unless the test gives another. */
+  #withContact(headers: readonly HeaderField[] = []): HeaderField[] {
+    if (headers.some(([name]) => name === 'Contact')) return [...headers];
+    return [['Contact', `<sip:peer@${this.address}:${this.port}>`], ...headers];
   }
 }
