@@ -119,6 +119,7 @@ PortSettings read_settings(const Fields& in) {
   out.jitter_max_ms = jitter.integer<int>("maxMs", out.jitter_min_ms, 2000);
   out.silent_timeout_ms = in.integer<int64_t>("silentTimeoutMs", 0, kDayMs);
   out.inband_dtmf = in.boolean("inbandDtmf");
+  if (in.has("proven")) out.proven = in.boolean("proven");
   return out;
 }
 
@@ -372,9 +373,19 @@ Napi::Value Addon::connect(const Napi::CallbackInfo& info) {
   });
 }
 
+/// Handle 0 asks the engine itself.
+Napi::Object tell(Napi::Env env, const EngineStats& stats) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("ports", static_cast<double>(stats.ports));
+  out.Set("eventsDropped", static_cast<double>(stats.events_dropped));
+  out.Set("earlyPortReuses", static_cast<double>(stats.early_port_reuses));
+  return out;
+}
+
 Napi::Value Addon::ask(const Napi::CallbackInfo& info) {
   const Handle handle = read_handle(info[0]);
   return with_engine(info, [&](Engine& engine) -> Napi::Value {
+    if (handle == 0) return tell(info.Env(), engine.stats());
     const PortStats stats = engine.ask(handle);
     Napi::Object out = Napi::Object::New(info.Env());
     const auto number = [&out](const char* name, auto value) {

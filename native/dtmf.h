@@ -44,6 +44,8 @@ class EventReceiver {
   int poll(int64_t now_us, DtmfDigit& digit);
   // A digit is going on: audio around it should not be passed on (RFC 4733 section 2.5.1.6).
   bool active() const { return active_; }
+  // Forgets the digit that is going on; what has ended stays known.
+  void abandon() { active_ = false; }
   void reset();
 
  private:
@@ -139,6 +141,8 @@ class InbandDetector {
   // One frame of 8 kHz audio (at most 60 ms). Returns how many digits ended in it (0..2).
   int process(std::span<const int16_t> frame, std::span<DtmfDigit, 2> digits);
   bool active() const { return key_ != kNoKey; }
+  // Forgets the digit that is going on: the audio after it is another's.
+  void abandon() { key_ = kNoKey; }
 
  private:
   struct Free {

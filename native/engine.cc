@@ -1,13 +1,15 @@
 // The control side of the engine; see engine.h. What a port is equipped with: engine_plan.cc.
 #include "engine.h"
 
+#include <cstring>
+
 #include "clock.h"
 
 namespace tandem {
 namespace {
 
 /// As many as the real-time thread's table has entries.
-constexpr uint32_t kSlotsMax = Realtime::kObjectsMax;
+constexpr uint32_t kSlotsMax = kObjectsMax;
 
 /// A random canonical name (RFC 7022 §4.2: 96 random bits, here in hexadecimal).
 std::string make_cname(std::mt19937_64& random) {
@@ -26,10 +28,11 @@ Engine::Engine(const EngineOptions& options, std::function<void()> notify)
       random_(std::random_device{}()),
       cname_(make_cname(random_)),
       slots_(1) {  // slot 0 is never used, so that no handle is 0
-  auto reactor = make_epoll_reactor();
+  auto reactor = make_epoll_reactor(options.descriptors_max);
   if (reactor == nullptr) throw EngineError("MEDIA_UNAVAILABLE", "the kernel refuses epoll");
   io_ = std::make_unique<IoThread>(pending_, notify_);
-  realtime_ = std::make_unique<Realtime>(std::move(reactor), *io_, pending_, notify_);
+  realtime_ = std::make_unique<Realtime>(std::move(reactor), *io_, options.events_max, pending_,
+                                         notify_);
   io_->start();
   scheduling_ = realtime_->start(options.realtime_priority);
 }
@@ -102,18 +105,32 @@ void Engine::push(Command&& command) {
   }
 }
 
-PortMade Engine::create_port(const PortRequest& request) {
-  const int64_t now_us = steady_now_us();
+/// Sockets that the real-time thread can watch.
+PortPair Engine::take_sockets(const PortRequest& request, int64_t now_us) {
   auto sockets = request.rtp_port == 0
                      ? pool_.take(request.address, request.rtcp_mux, now_us)
                      : pool_.take_exactly(request.rtp_port, request.address, request.rtcp_mux);
+  if (!sockets && pool_.refusal() != 0) {
+    const std::string problem = std::strerror(pool_.refusal());
+    throw EngineError("MEDIA_UNAVAILABLE", "no socket for a media port: " + problem);
+  }
   if (!sockets) {
     throw EngineError("PORTS_EXHAUSTED", std::to_string(options_.ports.port_min) + "-" +
                                              std::to_string(options_.ports.port_max));
   }
+  if (!realtime_->claim(*sockets)) {
+    pool_.give_back(sockets->rtp_port, now_us);
+    throw EngineError("MEDIA_UNAVAILABLE", "a media socket cannot be watched");
+  }
+  return std::move(*sockets);
+}
+
+PortMade Engine::create_port(const PortRequest& request) {
+  const int64_t now_us = steady_now_us();
+  PortPair sockets = take_sockets(request, now_us);
   PortMade made;
-  made.rtp_port = sockets->rtp_port;
-  made.rtcp_port = sockets->rtcp_port;
+  made.rtp_port = sockets.rtp_port;
+  made.rtcp_port = sockets.rtcp_port;
   PortIdentity identity;
   identity.ssrc = request.ssrc != 0 ? request.ssrc : static_cast<uint32_t>(random_());
   identity.cname = cname_;
@@ -121,7 +138,7 @@ PortMade Engine::create_port(const PortRequest& request) {
   identity.phase = request.phase;
   try {
     made.handle = reserve(Kind::kPort);
-    auto port = std::make_unique<Port>(std::move(*sockets), identity, now_us);
+    auto port = std::make_unique<Port>(std::move(sockets), identity, now_us);
     port->handle = made.handle;
     Slot& slot = slots_[handle_index(made.handle)];
     slot.stats = port->stats();
@@ -275,8 +292,12 @@ size_t Engine::drain(std::span<EventRecord> out) {
   return count;
 }
 
-uint64_t Engine::dropped_events() const {
-  return realtime_->events_dropped() + io_->events_dropped();
+EngineStats Engine::stats() const {
+  EngineStats out;
+  out.ports = pool_.in_use();
+  out.events_dropped = realtime_->events_dropped() + io_->events_dropped();
+  out.early_port_reuses = pool_.early_reuses();
+  return out;
 }
 
 }  // namespace tandem

@@ -41,6 +41,15 @@ struct EngineOptions {
   int realtime_priority = 10;  // SCHED_FIFO, when permitted; 0: an ordinary thread
   PortPoolOptions ports;
   uint64_t clip_preload_bytes_max = 1 << 20;
+  uint32_t events_max = 16384;  // not drained, before those that may be are dropped
+  size_t descriptors_max = kDescriptorsMax;
+};
+
+/// Of the whole engine; counters since its start.
+struct EngineStats {
+  uint32_t ports = 0;                // in use now
+  uint64_t events_dropped = 0;       // never a digit or an outcome
+  uint64_t early_port_reuses = 0;    // before their quarantine was over
 };
 
 struct PortRequest {
@@ -89,7 +98,7 @@ class Engine {
 
   /// Takes up to out.size() events. Call until it returns less than that.
   size_t drain(std::span<EventRecord> out);
-  uint64_t dropped_events() const;
+  EngineStats stats() const;
 
  private:
   enum class Kind : uint8_t { kFree, kPort, kClip, kPlayer, kRecorder };
@@ -113,6 +122,7 @@ class Engine {
   Slot* find(Handle handle, Kind kind);
   const Slot* find(Handle handle, Kind kind) const;
   Slot& need(Handle handle, Kind kind, const char* what);
+  PortPair take_sockets(const PortRequest& request, int64_t now_us);
   Handle reserve(Kind kind);
   void release(Handle handle);
   void release_owned(Handle handle);

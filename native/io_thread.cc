@@ -9,7 +9,7 @@
 namespace tandem {
 
 IoThread::IoThread(std::atomic<bool>& pending, const std::function<void()>& notify)
-    : events_(kEventsMax, pending, notify), garbage_(kGarbageMax) {}
+    : events_(kEventsMax, kObjectsMax, pending, notify), garbage_(kGarbageMax) {}
 
 void IoThread::start() {
   thread_ = std::thread([this] { run(); });

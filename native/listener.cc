@@ -115,6 +115,7 @@ int Listener::digits(std::span<DtmfDigit, 2> out) {
 void Listener::reset() {
   jitter_.reset();
   fifo_.clear();
+  if (detector_) detector_->abandon();
 }
 
 }  // namespace tandem

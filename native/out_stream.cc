@@ -54,6 +54,7 @@ RtpPacket OutStream::event(uint8_t payload_type, uint32_t timestamp, bool marker
   }
   source_ = kLocal;
   last_us_ = now_us;
+  sent_us_ = now_us;
   return packet;
 }
 
@@ -63,14 +64,31 @@ void OutStream::pass(uint32_t ticks, int64_t now_us) {
   last_us_ = now_us;
 }
 
+/// The source's clock has left real time: its timestamps have to be joined to ours anew. Not asked
+/// while they stand still, which says nothing about a clock.
+bool OutStream::has_slipped(int64_t timestamp, int64_t now_us) const {
+  const int64_t out_timestamp = timestamp + timestamp_offset_;
+  if (out_timestamp == last_timestamp_) return false;
+  const int64_t slip = std::abs(out_timestamp - last_timestamp_ - elapsed_ticks(now_us));
+  return slip > kTimestampSlipUs * clock_rate_hz_ / 1'000'000;
+}
+
+bool OutStream::relay_event(uint64_t source, int64_t sequence, int64_t timestamp, bool marker,
+                            int64_t now_us, RtpPacket& out) {
+  const bool is_same = source == source_ && timestamp == event_timestamp_;
+  event_timestamp_ = timestamp;
+  return join(source, !is_same && has_slipped(timestamp, now_us), sequence, timestamp, marker,
+              now_us, out);
+}
+
 bool OutStream::relay(uint64_t source, int64_t sequence, int64_t timestamp, bool marker,
                       int64_t now_us, RtpPacket& out) {
-  bool is_new = source != source_;
-  if (!is_new) {
-    const int64_t expected = last_timestamp_ + elapsed_ticks(now_us);
-    const int64_t slip = std::abs(timestamp + timestamp_offset_ - expected);
-    is_new = slip > kTimestampSlipUs * clock_rate_hz_ / 1'000'000;
-  }
+  return join(source, has_slipped(timestamp, now_us), sequence, timestamp, marker, now_us, out);
+}
+
+bool OutStream::join(uint64_t source, bool has_slipped, int64_t sequence, int64_t timestamp,
+                     bool marker, int64_t now_us, RtpPacket& out) {
+  const bool is_new = source != source_ || has_slipped;
   if (is_new) {
     timestamp_offset_ = next_timestamp(source_ == source ? 0 : source, now_us) - timestamp;
     sequence_offset_ = next_sequence_ - sequence;
@@ -84,6 +102,7 @@ bool OutStream::relay(uint64_t source, int64_t sequence, int64_t timestamp, bool
   out.sequence = static_cast<uint16_t>(out_sequence);
   out.timestamp = static_cast<uint32_t>(out_timestamp);
   out.ssrc = ssrc_;
+  sent_us_ = now_us;
   next_sequence_ = std::max(next_sequence_, out_sequence + 1);
   if (out_timestamp > last_timestamp_) {
     last_ticks_ = static_cast<uint32_t>(

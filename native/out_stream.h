@@ -29,6 +29,10 @@ class OutStream {
   /// `source` names one uninterrupted stream; `sequence` and `timestamp` are unwrapped.
   bool relay(uint64_t source, int64_t sequence, int64_t timestamp, bool marker, int64_t now_us,
              RtpPacket& out);
+  /// The same for a packet of a telephone event, all of which bear the time the key went down:
+  /// however long it is held, and whatever is sent in between, they stay one event.
+  bool relay_event(uint64_t source, int64_t sequence, int64_t timestamp, bool marker,
+                   int64_t now_us, RtpPacket& out);
   /// A packet of that source is left out on purpose: no gap shows.
   void skip(uint64_t source, int64_t sequence);
 
@@ -41,7 +45,7 @@ class OutStream {
   uint64_t octets() const { return octets_; }
   uint64_t bytes() const { return bytes_; }
   uint32_t ssrc() const { return ssrc_; }
-  int64_t last_sent_us() const { return last_us_; }
+  int64_t last_sent_us() const { return sent_us_; }
   /// RTP time at `now_us`, for sender reports.
   uint32_t timestamp_at(int64_t now_us) const;
 
@@ -51,6 +55,9 @@ class OutStream {
   static constexpr int64_t kTimestampSlipUs = 5'000'000;
 
   int64_t elapsed_ticks(int64_t now_us) const;
+  bool has_slipped(int64_t timestamp, int64_t now_us) const;
+  bool join(uint64_t source, bool has_slipped, int64_t sequence, int64_t timestamp, bool marker,
+            int64_t now_us, RtpPacket& out);
   int64_t next_timestamp(uint64_t source, int64_t now_us) const;
 
   uint32_t ssrc_ = 0;
@@ -58,11 +65,13 @@ class OutStream {
   uint64_t source_ = 0;
   int64_t next_sequence_ = 0;
   int64_t last_timestamp_ = 0;
-  int64_t last_us_ = 0;
+  int64_t last_us_ = 0;  // when last_timestamp_ was now
+  int64_t sent_us_ = 0;
   uint32_t last_ticks_ = 0;
   int64_t sequence_offset_ = 0;
   int64_t timestamp_offset_ = 0;
   int64_t source_begin_ = 0;
+  int64_t event_timestamp_ = 0;  // of the source's latest event
   uint64_t packets_ = 0;
   uint64_t octets_ = 0;
   uint64_t bytes_ = 0;

@@ -19,13 +19,12 @@ Port::Port(PortPair sockets, const PortIdentity& identity, int64_t now_us)
   publish();
 }
 
-bool Port::open(PortHost& host) {
+void Port::open(PortHost& host) {
   host_ = &host;
-  if (!host.reactor().add(sockets_.rtp.fd(), this, kRtpChannel)) return false;
-  if (!is_mux_ && !host.reactor().add(sockets_.rtcp.fd(), this, kRtcpChannel)) return false;
+  host.reactor().add(sockets_.rtp.fd(), this, kRtpChannel);
+  if (!is_mux_) host.reactor().add(sockets_.rtcp.fd(), this, kRtcpChannel);
   if (!has_phase_) phase_ = host.wheel().lightest();
   host.wheel().add(this, phase_);
-  return true;
 }
 
 void Port::change(PortChange& change, int64_t now_us) {
@@ -38,6 +37,7 @@ void Port::change(PortChange& change, int64_t now_us) {
     const bool is_new_clock =
         !has_settings_ || change.settings.dtmf_clock_rate_hz != settings_.dtmf_clock_rate_hz ||
         change.settings.has_dtmf != settings_.has_dtmf;
+    const Address remote_before = settings_.remote;
     std::swap(silence_, change.silence);
     settings_ = change.settings;
     has_settings_ = true;
@@ -53,13 +53,16 @@ void Port::change(PortChange& change, int64_t now_us) {
         event_sender_.emplace(settings_.dtmf_clock_rate_hz, kFrameMs);
       }
     }
+    if (!(settings_.remote == remote_before)) {
+      is_heard_ = false;
+      learnt_rtcp_ = Address();
+    }
     const bool was_locked = guard_.is_locked();
     guard_.configure(settings_.remote, settings_.latch, now_us);
     if (was_locked && !guard_.is_locked()) {
       // A new peer: its stream is a new one, and any source may have to be heard again.
       disconnect_socket();
       sequence_.reset();
-      learnt_rtcp_ = Address();
       is_phase_placed_ = false;
     }
   }
@@ -71,10 +74,9 @@ void Port::connect(Port* peer, int64_t now_us) {
   Port* const before = std::exchange(peer_, peer);
   if (before != nullptr) {
     before->peer_ = nullptr;
-    before->update_mode();
+    before->update_bridge();
   }
   bridged_us_ = now_us;
-  is_filling_ = false;
   if (peer != nullptr) peer->connect(this, now_us);
   update_bridge();
 }
@@ -153,11 +155,15 @@ void Port::update_mode() {
 
 void Port::update_bridge() {
   update_mode();
-  if (peer_ != nullptr) peer_->update_mode();
+  stir();
+  if (peer_ == nullptr) return;
+  peer_->update_mode();
+  peer_->stir();
 }
 
 /// The stages of one 20 ms turn, in order.
 void Port::tick(int64_t now_us) {
+  if (now_us < rest_until_us_) return;
   if (has_settings_) {
     update_mode();
     listen(now_us);
@@ -169,10 +175,37 @@ void Port::tick(int64_t now_us) {
     }
     watch(now_us);
     step_recorders();
-    connect_socket(now_us);
+    connect_socket();
     if (rtcp_.is_due(now_us)) send_report(now_us, false);
   }
   publish();
+  rest_until_us_ = next_work_us();
+}
+
+/// When the next tick has something to do, unless something stirs the port before: at once, but
+/// for a leg whose packets are relayed both ways and one that stands alone and must not speak.
+int64_t Port::next_work_us() const {
+  if (!has_settings_) return kNever;
+  const bool is_relay = peer_ != nullptr && is_relaying_ && peer_->is_relaying_;
+  const bool is_mute = peer_ == nullptr && !may_send();
+  const bool is_digit = (event_receiver_ && event_receiver_->active()) ||
+                        (event_sender_ && event_sender_->busy()) || tone_.busy();
+  if (!is_relay && !is_mute) return 0;
+  if (is_listening_ || is_digit || player_count_ > 0 || recorder_count_ > 0) return 0;
+  int64_t next_us = rtcp_.due_us();
+  if (may_send()) next_us = std::min(next_us, keep_alive_us());
+  return std::min(next_us, silent_us());
+}
+
+/// When a silent remote is to be told of.
+int64_t Port::silent_us() const {
+  if (settings_.silent_timeout_ms <= 0 || is_silent_) return kNever;
+  if (!settings_.can_hear() || !settings_.remote.is_set()) return kNever;
+  return std::max(last_packet_us_, settings_us_) + settings_.silent_timeout_ms * 1000;
+}
+
+int64_t Port::keep_alive_us() const {
+  return std::max(out_.last_sent_us(), bridged_us_) + kKeepAliveUs;
 }
 
 void Port::listen(int64_t now_us) {
@@ -202,10 +235,8 @@ void Port::hand_over(int64_t now_us) {
 void Port::watch(int64_t now_us) {
   DtmfDigit digit;
   if (event_receiver_ && event_receiver_->poll(now_us, digit) > 0) report_digit(digit, false);
-  if (settings_.silent_timeout_ms <= 0 || is_silent_) return;
-  if (!settings_.can_hear() || !settings_.remote.is_set()) return;
+  if (now_us < silent_us()) return;
   const int64_t silent_ms = (now_us - std::max(last_packet_us_, settings_us_)) / 1000;
-  if (silent_ms < settings_.silent_timeout_ms) return;
   is_silent_ = true;
   host_->events().post(EventType::kSilent, handle, static_cast<double>(silent_ms));
 }
@@ -217,10 +248,11 @@ void Port::step_recorders() {
   }
 }
 
-/// Once the source cannot change any more the kernel drops every other one, and sends are cheaper.
-/// Not on a shared port whose peer sends RTCP from another one.
-void Port::connect_socket(int64_t now_us) {
-  if (is_connected_ || !guard_.is_final(now_us)) return;
+/// Once the signalled source is heard the kernel drops every other one, and sends are cheaper. Not
+/// to a source that was only learnt: the signalled one must still get through. Not on a
+/// shared port whose peer sends RTCP from another one.
+void Port::connect_socket() {
+  if (is_connected_ || !guard_.is_final()) return;
   if (is_mux_ && !settings_.rtcp_mux) return;
   const Address& peer = guard_.peer();
   is_connected_ = ::connect(sockets_.rtp.fd(), peer.data(), peer.size()) == 0;

@@ -33,6 +33,8 @@ class PortHost {
   virtual Reactor& reactor() = 0;
   virtual EventRing& events() = 0;
   virtual Wheel<Port>& wheel() = 0;
+  /// Where one packet is put together; good until the next call of anything else.
+  virtual std::span<uint8_t> scratch() = 0;
   /// A player or recorder is done: its handle dies and the object is freed elsewhere.
   virtual void retire(Handle handle) = 0;
 };
@@ -56,7 +58,7 @@ class Port final : public Resource, public DatagramHandler {
   std::shared_ptr<const SnapshotCell<PortStats>> stats() const { return stats_cell_; }
 
   // Life and joining (real-time thread).
-  bool open(PortHost& host);
+  void open(PortHost& host);
   void change(PortChange& change, int64_t now_us);
   void connect(Port* peer, int64_t now_us);
   /// Says goodbye, ends players and recorders, leaves the reactor and the wheel.
@@ -75,8 +77,13 @@ class Port final : public Resource, public DatagramHandler {
   static constexpr uint32_t kRtpChannel = 0;
   static constexpr uint32_t kRtcpChannel = 1;
   static constexpr uint8_t kComfortNoiseType = 13;  // RFC 3389
-  /// A relayed leg whose source has been silent this long gets silence of ours.
-  static constexpr int64_t kFillAfterUs = 1'000'000;
+  /// A relayed leg to which nothing went for so long gets one packet of silence: enough to keep
+  /// a NAT open and the far side's watchdog quiet (RFC 6263), without a stream of our own.
+  static constexpr int64_t kKeepAliveUs = 1'000'000;
+  /// RTP and RTCP that go to a remote which is not proven and was never heard, in all the life of
+  /// the port: a remote that changes gets no new allowance.
+  static constexpr uint32_t kUnprovenPacketsMax = 20;
+  static constexpr int64_t kNever = INT64_MAX;
 
   // port.cc
   void update_mode();
@@ -85,11 +92,16 @@ class Port final : public Resource, public DatagramHandler {
   void hand_over(int64_t now_us);
   void watch(int64_t now_us);
   void step_recorders();
-  void connect_socket(int64_t now_us);
+  void connect_socket();
   void disconnect_socket();
   void move_phase(int64_t arrival_us);
   void publish();
   bool records_said() const;
+  int64_t next_work_us() const;
+  int64_t silent_us() const;
+  int64_t keep_alive_us() const;
+  /// Something happened: the next tick is not left out.
+  void stir() { rest_until_us_ = 0; }
 
   // port_receive.cc
   Payload classify(uint8_t payload_type) const;
@@ -98,6 +110,7 @@ class Port final : public Resource, public DatagramHandler {
   void note_packet(size_t bytes, int64_t now_us);
   void receive_event(const RtpPacket& packet, int64_t sequence, int64_t timestamp, int64_t now_us);
   void report_digit(const DtmfDigit& digit, bool inband);
+  void learn_rtcp(const Address& from, int64_t now_us);
   void receive_rtcp(std::span<const uint8_t> datagram, const Address& from, int64_t now_us);
   uint64_t stream_id() const { return (handle << 10) | (epoch_ & 0x3ff); }
 
@@ -115,10 +128,17 @@ class Port final : public Resource, public DatagramHandler {
   void send_silence(int64_t now_us);
   void send_digit(const DtmfDigit& digit);
   bool wants_voice() const;
-  bool may_send() const { return has_settings_ && settings_.can_send() && guard_.peer().is_set(); }
+  bool may_send() const {
+    return has_settings_ && settings_.can_send() && guard_.peer().is_set() && may_aim();
+  }
+  bool may_aim() const {
+    return settings_.proven || is_heard_ || unproven_packets_ < kUnprovenPacketsMax;
+  }
+  bool send(int fd, std::span<const uint8_t> datagram, const Address* to);
   void transmit(uint8_t* header, const RtpPacket& packet, size_t payload_bytes);
   void say_tap(const AudioFrame& frame);
   void send_report(int64_t now_us, bool bye);
+  Address signalled_rtcp() const;
   Address rtcp_peer() const;
 
   PortPair sockets_;
@@ -127,6 +147,7 @@ class Port final : public Resource, public DatagramHandler {
   uint32_t phase_ = 0;
   bool has_phase_ = false;
   bool is_phase_placed_ = false;
+  int64_t rest_until_us_ = 0;  // ticks before that have nothing to do
 
   bool has_settings_ = false;
   PortSettings settings_;
@@ -154,6 +175,7 @@ class Port final : public Resource, public DatagramHandler {
   int64_t lost_before_ = 0;
   int64_t last_packet_us_ = 0;
   bool is_silent_ = false;
+  bool is_heard_ = false;  // RTP came from the remote
   Address learnt_rtcp_;
 
   // Out
@@ -162,13 +184,12 @@ class Port final : public Resource, public DatagramHandler {
   bool is_sending_event_ = false;
   DtmfTone tone_{8000};
   int silence_due_ms_ = 0;
-  bool is_filling_ = false;
+  uint32_t unproven_packets_ = 0;
   int64_t bridged_us_ = 0;
   std::array<Player*, kPlayersMax> players_{};
   size_t player_count_ = 0;
   std::array<Recorder*, kRecordersMax> recorders_{};
   size_t recorder_count_ = 0;
-  std::array<uint8_t, kPacketBytesMax> datagram_{};
 
   RtcpSession rtcp_;
   uint64_t packets_received_ = 0;

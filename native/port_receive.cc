@@ -7,6 +7,7 @@ namespace tandem {
 /// The stages of a received datagram, in order.
 void Port::on_datagram(uint32_t channel, std::span<uint8_t> datagram, const Address& from,
                        int64_t now_us) {
+  stir();
   if (channel == kRtcpChannel || is_rtcp(datagram)) {
     receive_rtcp(datagram, from, now_us);
     return;
@@ -69,7 +70,10 @@ bool Port::admit(const RtpPacket& packet, const Address& from, int64_t now_us) {
       wrong_source_++;
       return false;
     case SourceGuard::Verdict::kLatched:
+      // Another source: a digit that the one before left open is not this one's.
       sequence_.reset();
+      learnt_rtcp_ = Address();
+      if (event_receiver_) event_receiver_->abandon();
       host_->events().post(EventType::kLatched, handle);
       move_phase(now_us);
       break;
@@ -100,6 +104,7 @@ void Port::begin_stream(const RtpPacket& packet) {
 
 void Port::note_packet(size_t bytes, int64_t now_us) {
   if (packets_received_ == 0) host_->events().post(EventType::kFirstPacket, handle);
+  is_heard_ = true;
   packets_received_++;
   bytes_received_ += bytes;
   last_packet_us_ = now_us;
@@ -134,6 +139,15 @@ void Port::report_digit(const DtmfDigit& digit, bool inband) {
   if (!inband) is_event_relayed_ = false;
 }
 
+/// A NAT may move reports as it moves media. Their address is learnt once and in the learning
+/// window, and the signalled one takes its place whenever it is heard: else anybody at the peer's
+/// IP could turn our reports away.
+void Port::learn_rtcp(const Address& from, int64_t now_us) {
+  if (settings_.rtcp_mux) return;
+  const bool may_learn = !learnt_rtcp_.is_set() && guard_.may_learn(now_us);
+  if (may_learn || from == signalled_rtcp()) learnt_rtcp_ = from;
+}
+
 void Port::receive_rtcp(std::span<const uint8_t> datagram, const Address& from, int64_t now_us) {
   if (!has_settings_ || !guard_.allows_rtcp(from)) {
     wrong_source_++;
@@ -144,8 +158,7 @@ void Port::receive_rtcp(std::span<const uint8_t> datagram, const Address& from, 
     bad_packets_++;
     return;
   }
-  // Behind NAT, reports are answered where they come from; the IP is the media's own.
-  if (!settings_.rtcp_mux) learnt_rtcp_ = from;
+  learn_rtcp(from, now_us);
   rtcp_.receive(report, wall_now_ntp(), now_us);
   if (report.has_block && speaker_ != nullptr) {
     speaker_->set_loss(static_cast<float>(rtcp_.remote_loss() * 100));

@@ -15,7 +15,6 @@ void Port::relay_media(uint64_t source, const RtpPacket& packet, CodecId codec, 
     out_.skip(source, sequence);
     return;
   }
-  is_filling_ = false;
   RtpPacket out = packet;
   out.payload_type = settings_.payload_type;
   if (!out_.relay(source, sequence, timestamp, packet.marker, now_us, out)) return;
@@ -33,10 +32,9 @@ bool Port::relay_event(uint64_t source, const RtpPacket& packet, int clock_rate_
                        int64_t sequence, int64_t timestamp, int64_t now_us) {
   if (!settings_.has_dtmf || settings_.dtmf_clock_rate_hz != clock_rate_hz) return false;
   if (is_sending_event_ || !may_send()) return false;
-  is_filling_ = false;
   RtpPacket out = packet;
   out.payload_type = settings_.dtmf_payload_type;
-  if (!out_.relay(source, sequence, timestamp, packet.marker, now_us, out)) return false;
+  if (!out_.relay_event(source, sequence, timestamp, packet.marker, now_us, out)) return false;
   transmit(packet.payload.data() - kRtpHeaderBytes, out, packet.payload.size());
   return true;
 }
@@ -72,14 +70,11 @@ void Port::speak(const AudioFrame& bridged, int64_t now_us) {
   });
 }
 
-/// The peer relays to this port: only digits are added, and silence when nothing comes.
+/// The peer relays to this port: only digits are added, and a sign of life when nothing comes.
 void Port::speak_relayed(int64_t now_us) {
   feed_digits();
   if (send_event(now_us)) return;
-  const int64_t last_us = std::max(out_.last_sent_us(), bridged_us_);
-  if (!is_filling_ && now_us - last_us < kFillAfterUs) return;
-  is_filling_ = true;
-  send_silence(now_us);
+  if (now_us >= keep_alive_us()) send_silence(now_us);
 }
 
 bool Port::wants_voice() const {
@@ -150,18 +145,20 @@ bool Port::send_event(int64_t now_us) {
   }
   const RtpPacket packet = out_.event(settings_.dtmf_payload_type, event.timestamp, event.marker,
                                       ticks, now_us);
-  std::copy(event.payload.begin(), event.payload.end(), datagram_.begin() + kRtpHeaderBytes);
-  transmit(datagram_.data(), packet, event.payload.size());
+  const std::span<uint8_t> datagram = host_->scratch();
+  std::copy(event.payload.begin(), event.payload.end(), datagram.begin() + kRtpHeaderBytes);
+  transmit(datagram.data(), packet, event.payload.size());
   return true;
 }
 
 void Port::send_silence(int64_t now_us) {
   if (!may_send() || silence_ == nullptr || silence_->empty()) return;
+  const std::span<uint8_t> datagram = host_->scratch();
   const auto ticks = static_cast<uint32_t>(clock_rate_hz(settings_.codec) / 1000 * packet_ms_);
   for (silence_due_ms_ += kFrameMs; silence_due_ms_ >= packet_ms_; silence_due_ms_ -= packet_ms_) {
     const RtpPacket packet = out_.local(settings_.payload_type, ticks, now_us);
-    std::copy(silence_->begin(), silence_->end(), datagram_.begin() + kRtpHeaderBytes);
-    transmit(datagram_.data(), packet, silence_->size());
+    std::copy(silence_->begin(), silence_->end(), datagram.begin() + kRtpHeaderBytes);
+    transmit(datagram.data(), packet, silence_->size());
   }
 }
 
@@ -179,23 +176,35 @@ void Port::transmit(uint8_t* header, const RtpPacket& packet, size_t payload_byt
   write_rtp_header(header, packet);
   const std::span<const uint8_t> datagram(header, kRtpHeaderBytes + payload_bytes);
   const Address* const to = is_connected_ ? nullptr : &guard_.peer();
-  if (host_->reactor().send(sockets_.rtp.fd(), datagram, to)) out_.count(payload_bytes);
+  if (send(sockets_.rtp.fd(), datagram, to)) out_.count(payload_bytes);
+  stir();
+}
+
+/// Everything leaves here, so that nothing escapes the allowance of an unproven remote.
+bool Port::send(int fd, std::span<const uint8_t> datagram, const Address* to) {
+  if (!may_aim()) return false;
+  if (!settings_.proven && !is_heard_) unproven_packets_++;
+  return host_->reactor().send(fd, datagram, to);
 }
 
 void Port::say_tap(const AudioFrame& frame) {
   for (size_t i = 0; i < recorder_count_; i++) recorders_[i]->say(frame);
 }
 
-Address Port::rtcp_peer() const {
+/// Where signaling says that reports go: named, or next to the media (RFC 3550 §11).
+Address Port::signalled_rtcp() const {
   const Address& media = guard_.peer();
-  if (settings_.rtcp_mux) return media;
-  if (learnt_rtcp_.is_set()) return learnt_rtcp_;
   if (settings_.remote_rtcp.is_set() && settings_.remote_rtcp.same_ip(media)) {
     return settings_.remote_rtcp;
   }
   Address next = media;
   next.set_port(static_cast<uint16_t>(media.port() + 1));
   return next;
+}
+
+Address Port::rtcp_peer() const {
+  if (settings_.rtcp_mux) return guard_.peer();
+  return learnt_rtcp_.is_set() ? learnt_rtcp_ : signalled_rtcp();
 }
 
 void Port::send_report(int64_t now_us, bool bye) {
@@ -205,15 +214,16 @@ void Port::send_report(int64_t now_us, bool bye) {
   sender.packets = static_cast<uint32_t>(out_.packets());
   sender.octets = static_cast<uint32_t>(out_.octets());
   ReceptionStats* const reception = sequence_.is_started() ? &reception_ : nullptr;
-  const uint32_t size = rtcp_.build(datagram_, sender, reception, sequence_.ssrc(), wall_now_ntp(),
+  const std::span<uint8_t> out = host_->scratch();
+  const uint32_t size = rtcp_.build(out, sender, reception, sequence_.ssrc(), wall_now_ntp(),
                                     now_us, bye);
   const Address to = rtcp_peer();
   if (size == 0 || !to.is_set() || to.port() == 0) return;
-  const std::span<const uint8_t> datagram = std::span(datagram_).first(size);
+  const std::span<const uint8_t> datagram = out.first(size);
   if (is_mux_ || settings_.rtcp_mux) {
-    host_->reactor().send(sockets_.rtp.fd(), datagram, is_connected_ ? nullptr : &to);
+    send(sockets_.rtp.fd(), datagram, is_connected_ ? nullptr : &to);
   } else {
-    host_->reactor().send(sockets_.rtcp.fd(), datagram, &to);
+    send(sockets_.rtcp.fd(), datagram, &to);
   }
 }
 

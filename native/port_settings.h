@@ -39,6 +39,10 @@ struct PortSettings {
   int jitter_max_ms = 200;
   int64_t silent_timeout_ms = 0;  // 0: off
   bool inband_dtmf = false;
+  /// Whoever gave us `remote` is really there (it acknowledged our answer, or answered us). Until
+  /// then, or until RTP comes from it, it gets a few packets only: a forged offer must not aim us
+  /// at somebody.
+  bool proven = true;
 
   /// Digits are looked for in the audio only where no events were agreed on: a phone that sends
   /// both would be heard twice.

@@ -49,6 +49,7 @@ class SpscRing {
     const uint64_t head = head_.load(std::memory_order_acquire);
     return tail_.load(std::memory_order_acquire) - head;
   }
+  uint64_t capacity() const { return slots_.size(); }
   uint64_t room() const { return slots_.size() - size(); }
   bool empty() const { return size() == 0; }
 

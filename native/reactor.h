@@ -1,9 +1,10 @@
 // The datagram I/O of one real-time thread, in completion style: the backend owns the receive
 // buffers and hands whole datagrams to their owner; sends are given to the backend, which may do
 // them at once (epoll) or queue them to go with the next wait (a ring). Nothing here knows RTP.
-// Real-time thread only, but for `wake()`, which any thread may call.
+// Real-time thread only, but for `claim()` and `wake()`, which any thread may call.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -20,8 +21,8 @@ class DatagramHandler {
                            int64_t now_us) = 0;
 };
 
-/// Told of a wake-up before any datagram harvested with it: what was asked for first takes effect
-/// first.
+/// Called once in each wait, before any datagram harvested by it: what was asked for first takes
+/// effect first.
 class WakeHandler {
  public:
   virtual ~WakeHandler() = default;
@@ -33,8 +34,11 @@ class Reactor {
   virtual ~Reactor() = default;
 
   virtual const char* name() const = 0;
-  /// Begins receiving on `fd` for `handler`; `channel` comes back with each datagram.
-  virtual bool add(int fd, DatagramHandler* handler, uint32_t channel) = 0;
+  /// Reserves what watching `fd` takes; false when the kernel or the table refuses. Any thread, so
+  /// that whoever makes a socket learns at once that it would stay deaf. Undone by closing `fd`.
+  virtual bool claim(int fd) = 0;
+  /// Begins receiving on a claimed `fd` for `handler`; `channel` comes back with each datagram.
+  virtual void add(int fd, DatagramHandler* handler, uint32_t channel) = 0;
   /// After this no datagram of `fd` is delivered, not even one already harvested.
   virtual void remove(int fd) = 0;
   /// `to` null: the socket is connected. False: not sent (buffer full, unreachable); never fatal.
@@ -44,7 +48,11 @@ class Reactor {
   virtual void wake() = 0;
 };
 
-/// The portable backend. Null when the kernel refuses what it needs.
-std::unique_ptr<Reactor> make_epoll_reactor();
+/// Above the file descriptors of a worker's whole port range.
+constexpr size_t kDescriptorsMax = 1 << 16;
+
+/// The portable backend. Null when the kernel refuses what it needs. Descriptors from
+/// `descriptors_max` up are not watched.
+std::unique_ptr<Reactor> make_epoll_reactor(size_t descriptors_max = kDescriptorsMax);
 
 }  // namespace tandem

@@ -18,9 +18,9 @@ namespace {
 
 class EpollReactor final : public Reactor {
  public:
-  EpollReactor()
+  explicit EpollReactor(size_t descriptors_max)
       : epoll_(epoll_create1(EPOLL_CLOEXEC)), wakeup_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-    entries_.resize(kFdMax);
+    entries_.resize(descriptors_max);
   }
 
   bool start() {
@@ -33,14 +33,20 @@ class EpollReactor final : public Reactor {
 
   const char* name() const override { return "epoll"; }
 
-  bool add(int fd, DatagramHandler* handler, uint32_t channel) override {
+  bool claim(int fd) override {
     if (fd < 0 || static_cast<size_t>(fd) >= entries_.size()) return false;
+    // No events yet: nobody would take them, and the wait would spin.
+    epoll_event event{};
+    event.data.fd = fd;
+    return epoll_ctl(epoll_.fd(), EPOLL_CTL_ADD, fd, &event) == 0;
+  }
+
+  void add(int fd, DatagramHandler* handler, uint32_t channel) override {
+    entries_[static_cast<size_t>(fd)] = {handler, channel};
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    if (epoll_ctl(epoll_.fd(), EPOLL_CTL_ADD, fd, &event) != 0) return false;
-    entries_[static_cast<size_t>(fd)] = {handler, channel};
-    return true;
+    epoll_ctl(epoll_.fd(), EPOLL_CTL_MOD, fd, &event);
   }
 
   void remove(int fd) override {
@@ -61,14 +67,14 @@ class EpollReactor final : public Reactor {
     const int count = poll(deadline_us - steady_now_us());
     const int64_t now_us = steady_now_us();
     measure(count, now_us);
-    for (int i = 0; i < count; i++) {
-      if (events_[static_cast<size_t>(i)].data.fd != wakeup_.fd()) continue;
-      uint64_t ignored = 0;
-      if (::read(wakeup_.fd(), &ignored, sizeof ignored) > 0) on_wake.on_wake();
-    }
+    on_wake.on_wake();
     for (int i = 0; i < count; i++) {
       const int fd = events_[static_cast<size_t>(i)].data.fd;
-      if (fd != wakeup_.fd()) receive(fd, now_us);
+      if (fd == wakeup_.fd()) {
+        clear_wakeup();
+      } else {
+        receive(fd, now_us);
+      }
     }
   }
 
@@ -82,8 +88,6 @@ class EpollReactor final : public Reactor {
     DatagramHandler* handler = nullptr;
     uint32_t channel = 0;
   };
-  /// Highest file descriptor that can carry media: far above the ports of one worker.
-  static constexpr size_t kFdMax = 1 << 16;
   static constexpr int kEventsMax = 256;
 
   /// Under load, lets packets of up to kGatherUs come together before they are asked for: one
@@ -106,6 +110,11 @@ class EpollReactor final : public Reactor {
     is_busy_ = harvested_ * kGatherUs > kBusyPackets * window_us;
     window_us_ = now_us;
     harvested_ = 0;
+  }
+
+  void clear_wakeup() {
+    uint64_t ignored = 0;
+    if (::read(wakeup_.fd(), &ignored, sizeof ignored) < 0) return;  // nobody woke us: no matter
   }
 
   int poll(int64_t timeout_us) {
@@ -152,8 +161,8 @@ class EpollReactor final : public Reactor {
 
 }  // namespace
 
-std::unique_ptr<Reactor> make_epoll_reactor() {
-  auto reactor = std::make_unique<EpollReactor>();
+std::unique_ptr<Reactor> make_epoll_reactor(size_t descriptors_max) {
+  auto reactor = std::make_unique<EpollReactor>(descriptors_max);
   if (!reactor->start()) return nullptr;
   return reactor;
 }

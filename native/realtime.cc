@@ -30,9 +30,9 @@ Realtime::Scheduling raise_priority(int priority) {
 
 }  // namespace
 
-Realtime::Realtime(std::unique_ptr<Reactor> reactor, IoThread& io, std::atomic<bool>& pending,
-                   const std::function<void()>& notify)
-    : reactor_(std::move(reactor)), io_(io), events_(kEventsMax, pending, notify) {
+Realtime::Realtime(std::unique_ptr<Reactor> reactor, IoThread& io, uint32_t events_max,
+                   std::atomic<bool>& pending, const std::function<void()>& notify)
+    : reactor_(std::move(reactor)), io_(io), events_(events_max, kObjectsMax, pending, notify) {
   entries_.resize(kObjectsMax);
   undiscarded_.reserve(kObjectsMax);
 }
@@ -58,18 +58,23 @@ void Realtime::stop() {
 
 bool Realtime::push(Command&& command) {
   if (!commands_.push(std::move(command))) return false;
-  // One wake-up for a burst: the thread clears the flag before it drains.
-  if (!is_awake_.exchange(true, std::memory_order_acq_rel)) reactor_->wake();
+  if (is_asked_.exchange(true)) return true;
+  // Both sides write their own flag, then read the other's, in one total order: either we see it
+  // doze, or it sees what we ask before it does.
+  if (is_dozing_.load()) reactor_->wake();
   return true;
+}
+
+bool Realtime::claim(const PortPair& sockets) {
+  return reactor_->claim(sockets.rtp.fd()) &&
+         (!sockets.rtcp.is_open() || reactor_->claim(sockets.rtcp.fd()));
 }
 
 void Realtime::run() {
   wheel_.start(steady_now_us());
   while (!is_stopping_) {
-    // An empty wheel needs no slots: the thread sleeps until a command comes.
-    const int64_t now_us = steady_now_us();
-    reactor_->wait(wheel_.empty() ? now_us + kIdleWaitUs : wheel_.next_us(), *this);
-    if (is_awake_.load(std::memory_order_acquire)) drain();
+    reactor_->wait(wait_until_us(), *this);
+    is_dozing_.store(false, std::memory_order_relaxed);
     wheel_.advance(steady_now_us(), [](Port* port, int64_t slot_us) { port->tick(slot_us); });
     while (!undiscarded_.empty() && io_.discard(std::move(undiscarded_.back()))) {
       undiscarded_.pop_back();
@@ -80,9 +85,16 @@ void Realtime::run() {
   events_.flush();
 }
 
+/// An empty wheel needs no slots: the thread sleeps until a command comes.
+int64_t Realtime::wait_until_us() {
+  if (!wheel_.empty()) return wheel_.next_us();
+  is_dozing_.store(true);
+  return steady_now_us() + (is_asked_.load() ? kSlotUs : kIdleWaitUs);
+}
+
 void Realtime::drain() {
   // Cleared before the ring is read: a command pushed from here on wakes the thread again.
-  is_awake_.exchange(false, std::memory_order_acq_rel);
+  is_asked_.exchange(false);
   const int64_t now_us = steady_now_us();
   Command command;
   // When the I/O thread is behind, commands wait too, so that nothing must be freed here.
@@ -90,7 +102,7 @@ void Realtime::drain() {
     execute(command, now_us);
     if (command.object != nullptr) discard(std::move(command.object));
   }
-  if (!commands_.empty()) is_awake_.store(true, std::memory_order_release);
+  if (!commands_.empty()) is_asked_.store(true, std::memory_order_release);
 }
 
 void Realtime::execute(Command& command, int64_t now_us) {

@@ -3,6 +3,7 @@
 // objects go out by rings. It never allocates, locks or waits for another thread.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <future>
 #include <thread>
@@ -17,10 +18,10 @@ namespace tandem {
 class Realtime final : public PortHost, private WakeHandler {
  public:
   enum class Scheduling : uint8_t { kFifo, kNice, kNormal };
-  static constexpr uint32_t kObjectsMax = 1 << 16;
 
-  Realtime(std::unique_ptr<Reactor> reactor, IoThread& io, std::atomic<bool>& pending,
-           const std::function<void()>& notify);
+  /// `events_max`: waiting to be drained before those that may be are dropped.
+  Realtime(std::unique_ptr<Reactor> reactor, IoThread& io, uint32_t events_max,
+           std::atomic<bool>& pending, const std::function<void()>& notify);
   ~Realtime() override { stop(); }
 
   // Control thread:
@@ -28,8 +29,11 @@ class Realtime final : public PortHost, private WakeHandler {
   Scheduling start(int priority);
   /// Ends everything that lives and joins.
   void stop();
-  /// False (and `command` untouched) when the ring is full.
+  /// False (and `command` untouched) when the ring is full. Takes effect within a slot of the
+  /// wheel, and before any packet that comes later: a thread that turns anyway is not woken.
   bool push(Command&& command);
+  /// Reserves what the thread needs to watch these sockets.
+  bool claim(const PortPair& sockets);
   const char* backend() const { return reactor_->name(); }
   uint64_t events_dropped() const { return events_.dropped(); }
 
@@ -37,11 +41,11 @@ class Realtime final : public PortHost, private WakeHandler {
   Reactor& reactor() override { return *reactor_; }
   EventRing& events() override { return events_; }
   Wheel<Port>& wheel() override { return wheel_; }
+  std::span<uint8_t> scratch() override { return scratch_; }
   void retire(Handle handle) override;
 
  private:
   static constexpr uint32_t kCommandsMax = 8192;
-  static constexpr uint32_t kEventsMax = 16384;
   static constexpr uint32_t kPortsPerPhase = 1 << 14;
   /// Most objects one command can kill: a port with its players and recorders, and itself.
   static constexpr uint64_t kGarbagePerCommand = 2 + Port::kPlayersMax + Port::kRecordersMax;
@@ -55,7 +59,10 @@ class Realtime final : public PortHost, private WakeHandler {
   };
 
   void run();
-  void on_wake() override { drain(); }
+  void on_wake() override {
+    if (is_asked_.load(std::memory_order_acquire)) drain();
+  }
+  int64_t wait_until_us();
   void drain();
   void execute(Command& command, int64_t now_us);
   void add_port(Command& command);
@@ -72,10 +79,12 @@ class Realtime final : public PortHost, private WakeHandler {
   IoThread& io_;
   EventRing events_;
   SpscRing<Command> commands_{kCommandsMax};
-  std::atomic<bool> is_awake_{false};
+  std::atomic<bool> is_asked_{false};   // commands were pushed since the last drain
+  std::atomic<bool> is_dozing_{false};  // the wheel is empty: only a wake-up ends the wait soon
   Wheel<Port> wheel_{kPortsPerPhase};
   std::vector<Entry> entries_;
   std::vector<std::unique_ptr<Resource>> undiscarded_;
+  std::array<uint8_t, kPacketBytesMax> scratch_{};
   bool is_stopping_ = false;
   std::thread thread_;
 };

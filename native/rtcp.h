@@ -70,6 +70,7 @@ class RtcpSession {
   /// `cname` is copied (RFC 7022: random, at most 31 characters here).
   void start(uint32_t ssrc, std::string_view cname, uint64_t seed, int64_t now_us);
   bool is_due(int64_t now_us) const { return now_us >= due_us_; }
+  int64_t due_us() const { return due_us_; }
 
   /// Builds SR (when we sent since the last report) or RR, SDES and, when `bye`, BYE into `out`;
   /// returns its length and sets the next time. `ntp` is wall-clock time in NTP format.

@@ -1,8 +1,6 @@
 // Source checks and latching; see source_guard.h.
 #include "source_guard.h"
 
-#include <algorithm>
-
 namespace tandem {
 namespace {
 
@@ -27,15 +25,13 @@ int SourceGuard::rank(const Address& from) const {
   return from.port() == remote_.port() ? kRankSamePort : kRankOther;
 }
 
-bool SourceGuard::is_learning(int64_t now_us) const {
-  // From the settings or the first packet, whichever is later: a peer behind NAT may begin late.
-  return first_packet_us_ == 0 ||
-         now_us - std::max(configured_us_, first_packet_us_) < kLearningUs;
-}
+bool SourceGuard::is_final() const { return rank_ == kRankExact; }
 
-bool SourceGuard::is_final(int64_t now_us) const {
-  if (!is_locked()) return false;
-  return rank_ == kRankExact || !is_learning(now_us);
+/// Whether a source that signaling did not name may prove itself now.
+bool SourceGuard::may_be_candidate(int rank, int64_t now_us) const {
+  if (mode_ == LatchMode::kSignalled || rank <= rank_) return false;
+  if (rank < kRankSameIp && mode_ != LatchMode::kAnySource) return false;
+  return is_learning(now_us) || (rank == kRankSameIp && !is_locked());
 }
 
 bool SourceGuard::has_proved(const Address& from, const RtpPacket& packet) {
@@ -56,17 +52,10 @@ bool SourceGuard::has_proved(const Address& from, const RtpPacket& packet) {
 SourceGuard::Verdict SourceGuard::check(const Address& from, const RtpPacket& packet,
                                         int64_t now_us) {
   if (is_locked() && from == locked_) return Verdict::kAccept;
-  if (first_packet_us_ == 0) first_packet_us_ = now_us;
   if (!remote_.is_set()) return Verdict::kReject;
   const int rank = this->rank(from);
-  if (rank <= rank_) return Verdict::kReject;
-  if (is_locked() && !is_learning(now_us)) return Verdict::kReject;
-  if (rank != kRankExact) {
-    if (mode_ == LatchMode::kSignalled) return Verdict::kReject;
-    if (rank < kRankSameIp && (mode_ != LatchMode::kAnySource || !is_learning(now_us))) {
-      return Verdict::kReject;
-    }
-    if (!has_proved(from, packet)) return Verdict::kReject;
+  if (rank != kRankExact && (!may_be_candidate(rank, now_us) || !has_proved(from, packet))) {
+    return Verdict::kReject;
   }
   locked_ = from;
   rank_ = rank;

@@ -19,8 +19,8 @@ import {
   type NativeEvent,
   type PortSettings,
 } from '../src/media/binding.ts';
-import { firstChannel, readWav, shareAt, sine, wavOf } from './support/listen.ts';
 import { delay, RtpPeer } from './support/rtp-peer.ts';
+import { firstChannel, readChannels as readWav, shareAt, sine, wavOf } from './support/sound.ts';
 
 const skip = existsSync(ADDON_PATH) ? false : 'native/build is missing: build the addon first';
 const captures = new URL('../../shared/data/media/', import.meta.url);
@@ -301,6 +301,51 @@ t.test('a stranger is not heard, a phone behind NAT is', { skip }, async (t) => 
   t.equal(eventsOf(open.handle, 'latched').length, 1);
   for (const each of [strict, open]) engine().close(each.handle);
   await Promise.all([phone.close(), stranger.close()]);
+});
+
+t.test('a phone takes back what an attacker of its IP took first', { skip }, async (t) => {
+  const phone = await RtpPeer.open();
+  const attacker = await RtpPeer.open();
+  const a = leg(phone.port, { latch: LATCH.sameAddress });
+
+  await attacker.speak(sine(440, 8000, 200), a.rtpPort);
+  await until(() => eventsOf(a.handle, 'latched').length === 1);
+  await delay(1200);
+  await phone.speak(sine(440, 8000, 100), a.rtpPort);
+  await until(() => eventsOf(a.handle, 'latched').length === 2);
+  const heardBefore = attacker.packets.length;
+  await attacker.press('7', a.rtpPort);
+  await delay(300);
+
+  t.equal(engine().ask(a.handle).peerAddress, `127.0.0.1:${phone.port}`);
+  t.ok(attacker.packets.length - heardBefore <= 5, 'media left the attacker');
+  t.same(eventsOf(a.handle, 'digit'), [], 'and so did its keys');
+  engine().close(a.handle);
+  await Promise.all([phone.close(), attacker.close()]);
+});
+
+t.test('who never acknowledged gets 20 packets, and the rest once it did', { skip }, async (t) => {
+  const victim = await RtpPeer.open();
+  const a = leg(victim.port, { proven: false });
+  await delay(700);
+
+  t.ok(victim.packets.length <= 20 && victim.packets.length > 10, `${victim.packets.length}`);
+  t.throws(() => engine().set(a.handle, settings(victim.port, { proven: 1 as never })), {
+    code: 'MEDIA_COMMAND',
+  });
+  engine().set(a.handle, settings(victim.port, { proven: true }));
+  t.ok(await until(() => victim.packets.length > 40), 'an acknowledged call is served');
+  engine().close(a.handle);
+  await victim.close();
+});
+
+t.test('handle 0 is the engine itself', { skip }, async (t) => {
+  const before = engine().ask(0);
+  const { handle } = engine().create('port', { address: '127.0.0.1', rtcpMux: true, ssrc: 1 });
+
+  t.match(engine().ask(0), { ports: before.ports + 1, eventsDropped: 0, earlyPortReuses: 0 });
+  engine().close(handle);
+  t.equal(engine().ask(0).ports, before.ports);
 });
 
 t.test('the pool ends with a code, and a dead port can be made again', { skip }, async (t) => {

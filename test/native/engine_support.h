@@ -41,6 +41,7 @@ struct TestCase {
 std::vector<TestCase> pure_tests();
 std::vector<TestCase> live_tests();
 std::vector<TestCase> audio_tests();
+std::vector<TestCase> abuse_tests();
 
 inline void pause_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
@@ -131,6 +132,21 @@ class Phone {
   Socket socket_;
   uint16_t port_ = 0;
 };
+
+/// One digit as a phone sends it: `packets` growing durations, then three ends.
+inline void press(Phone& phone, uint16_t to_port, uint8_t key, int packets, uint32_t units,
+                  const std::function<void()>& between) {
+  std::array<uint8_t, 4> payload{key, 10, 0, 0};
+  for (int i = 1; i <= packets + 2; i++) {
+    const bool is_end = i >= packets;
+    payload[1] = static_cast<uint8_t>((is_end ? 0x80 : 0) | 10);
+    const uint32_t length = units * static_cast<uint32_t>(std::min(i, packets));
+    write_u16(&payload[2], static_cast<uint16_t>(length));
+    phone.send(to_port, payload, 101, 0, i == 1);
+    between();
+  }
+  phone.timestamp += units * static_cast<uint32_t>(packets + 2);
+}
 
 /// An engine, the events it told, and short ways to set a port.
 class Rig {

@@ -1,7 +1,9 @@
 // Engine tests without Node: the data code (RTP, RTCP, source guard, streams, ports, fuzz), then
-// the parts in engine_test_live.cc and engine_test_audio.cc. `engine_test [part of a name]`.
+// the parts in engine_test_live.cc, engine_test_audio.cc and engine_test_abuse.cc.
+// `engine_test [part of a name]`.
 #include "engine_support.h"
 
+#include <deque>
 #include <random>
 
 #include "out_stream.h"
@@ -81,7 +83,7 @@ void source_guard_prefers_what_signaling_said() {
   for (uint16_t i = 0; i < 10; i++) {
     EXPECT(strict.check(moved, packet(i), 1000) == Verdict::kReject);
   }
-  EXPECT(strict.check(remote, packet(1), 1000) == Verdict::kLatched && strict.is_final(1000));
+  EXPECT(strict.check(remote, packet(1), 1000) == Verdict::kLatched && strict.is_final());
 
   SourceGuard same_ip;
   same_ip.configure(remote, LatchMode::kSameIp, 0);
@@ -91,8 +93,8 @@ void source_guard_prefers_what_signaling_said() {
   for (uint16_t i = 0; i < 3; i++) {
     EXPECT(same_ip.check(moved, packet(i), 1000) == Verdict::kReject);
   }
-  EXPECT(same_ip.check(moved, packet(3), 1000) == Verdict::kLatched && !same_ip.is_final(1000));
-  EXPECT(same_ip.check(remote, packet(9), 2000) == Verdict::kLatched && same_ip.is_final(2000));
+  EXPECT(same_ip.check(moved, packet(3), 1000) == Verdict::kLatched && !same_ip.is_final());
+  EXPECT(same_ip.check(remote, packet(9), 2000) == Verdict::kLatched && same_ip.is_final());
   EXPECT(same_ip.check(moved, packet(4), 3000) == Verdict::kReject);
 }
 
@@ -112,16 +114,38 @@ void source_guard_learns_a_stranger_only_in_its_window_and_only_once() {
   for (uint16_t i = 0; i < 10; i++) {
     EXPECT(guard.check(attacker, packet(i), 2000) == Verdict::kReject);
   }
-  EXPECT(guard.is_final(1000 + SourceGuard::kLearningUs));
-  EXPECT(guard.check(remote, packet(1), 6'000'000) == Verdict::kReject);
   guard.configure(remote, LatchMode::kAnySource, 7'000'000);
   EXPECT(guard.is_locked());  // the same settings again open nothing
+  // What was only learnt is never final: the signalled address takes its place however late.
+  EXPECT(!guard.is_final());
+  EXPECT(guard.check(remote, packet(1), 60'000'000) == Verdict::kLatched && guard.is_final());
+  for (uint16_t i = 9; i < 20; i++) {
+    EXPECT(guard.check(behind_nat, packet(i), 60'000'000) == Verdict::kReject);
+  }
 
   SourceGuard late;
   late.configure(remote, LatchMode::kAnySource, 0);
   EXPECT(late.check(attacker, packet(1), 1000) == Verdict::kReject);
   for (uint16_t i = 0; i < 10; i++) {
     EXPECT(late.check(behind_nat, packet(i), 6'000'000) == Verdict::kReject);
+  }
+  // An answer that is acknowledged later opens the window again, as nobody is locked.
+  late.configure(remote, LatchMode::kAnySource, 10'000'000);
+  for (uint16_t i = 20; i < 23; i++) late.check(behind_nat, packet(i), 10'500'000);
+  EXPECT(late.check(behind_nat, packet(23), 10'500'000) == Verdict::kLatched);
+}
+
+void a_late_phone_behind_nat_is_learnt_but_never_in_place_of_another() {
+  using Verdict = SourceGuard::Verdict;
+  const Address remote = Address::parse("192.0.2.1", 4000);
+  const Address first = Address::parse("192.0.2.1", 5000);
+  const Address second = Address::parse("192.0.2.1", 6000);
+  SourceGuard guard;
+  guard.configure(remote, LatchMode::kSameIp, 0);
+  for (uint16_t i = 0; i < 3; i++) guard.check(first, packet(i), 20'000'000);
+  EXPECT(guard.check(first, packet(3), 20'000'000) == Verdict::kLatched);
+  for (uint16_t i = 0; i < 10; i++) {
+    EXPECT(guard.check(second, packet(i, 8), 20'000'000) == Verdict::kReject);
   }
 }
 
@@ -152,6 +176,28 @@ void out_stream_joins_sources_without_a_seam() {
   out.skip(5000, 304);
   EXPECT(out.relay(5000, 305, 90'800, false, 1'230'000, relayed));
   EXPECT(relayed.sequence == static_cast<uint16_t>(first + 4));
+}
+
+void a_key_held_long_stays_one_event_between_audio() {
+  OutStream out;
+  out.start(99, 1, 1000);
+  out.set_clock_rate(8000);
+  RtpPacket relayed;
+  int64_t now_us = 1'000'000;
+  int64_t sequence = 100;
+  EXPECT(out.relay(5000, sequence++, 8000, false, now_us, relayed));
+  EXPECT(out.relay_event(5000, sequence++, 8160, true, now_us += 20'000, relayed));
+  const uint32_t key = relayed.timestamp;
+  // Some phones send the audio of the time in between as well.
+  for (int i = 1; i < 400; i++) {
+    now_us += 20'000;
+    EXPECT(out.relay(5000, sequence++, 8160 + i * 160, false, now_us, relayed));
+    EXPECT(!relayed.marker && relayed.timestamp == key + static_cast<uint32_t>(i) * 160);
+    EXPECT(out.relay_event(5000, sequence++, 8160, false, now_us, relayed));
+    EXPECT(!relayed.marker && relayed.timestamp == key);
+  }
+  // A phone whose clock stood still meanwhile is joined anew.
+  EXPECT(out.relay(5000, sequence, 8320, false, now_us += 20'000, relayed) && relayed.marker);
 }
 
 void rtcp_reports_round_trip_and_loss() {
@@ -211,10 +257,70 @@ void ports_rest_after_use() {
   taken.pop_back();
   pool.give_back(freed, 1'000'000);
   pool.give_back(freed, 2'000'000);  // twice is once
-  EXPECT(!pool.take("", false, 30'900'000));
+  EXPECT(!pool.take("", false, 1'000'000 + PortPool::kRestMinUs - 1));
   auto again = pool.take("", false, 31'000'000);
-  EXPECT(again && again->rtp_port == freed);
+  EXPECT(again && again->rtp_port == freed && pool.early_reuses() == 0);
   EXPECT(!pool.take_exactly(31309, "", false) && !pool.take_exactly(31301, "", false));
+}
+
+void a_busy_hour_uses_ports_early_rather_than_refuse_calls() {
+  PortPoolOptions options;
+  options.port_min = 31310;
+  options.port_max = 31325;  // eight pairs
+  options.quarantine_us = 30'000'000;
+  PortPool pool(options);
+  // A call of 200 ms every 100 ms: in 30 s that is many times the range.
+  std::deque<PortPair> calls;
+  std::vector<int64_t> given_back(8, -options.quarantine_us);
+  int refused = 0;
+  for (int64_t now_us = 0; now_us < 60'000'000; now_us += 100'000) {
+    auto pair = pool.take("", false, now_us);
+    if (!pair) {
+      refused++;
+      continue;
+    }
+    const size_t index = (pair->rtp_port - 31310u) / 2;
+    EXPECT(now_us - given_back[index] >= PortPool::kRestMinUs);
+    calls.push_back(std::move(*pair));
+    if (calls.size() < 3) continue;
+    const uint16_t port = calls.front().rtp_port;
+    calls.pop_front();
+    given_back[(port - 31310u) / 2] = now_us;
+    pool.give_back(port, now_us);
+  }
+  EXPECT(refused == 0 && pool.early_reuses() > 500);
+}
+
+void outcomes_and_digits_outlive_a_consumer_that_is_stuck() {
+  std::atomic<bool> pending{false};
+  int notified = 0;
+  const std::function<void()> notify = [&] { notified++; };
+  EventRing ring(8, 100, pending, notify);
+  for (Handle i = 1; i <= 20; i++) {
+    ring.post(EventType::kLatched, i);
+    ring.post(EventType::kPlayDone, i);
+    if (i <= 8) ring.post(EventType::kDigit, i);
+    if (i > 4) ring.post(EventType::kRecordDone, i);
+  }
+  ring.flush();
+  EXPECT(notified == 1 && ring.dropped() >= 14);
+  double last_played = 0;
+  std::array<int, 4> count{};
+  EventRecord event;
+  for (int idle = 0; idle < 2; ring.flush()) {
+    idle++;
+    while (ring.pop(event)) {
+      idle = 0;
+      if (event.type == 2) EXPECT(event.handle == ++last_played);
+      if (event.type < 4) count[event.type]++;
+    }
+  }
+  EXPECT(count[1] == 8 && count[2] == 20 && count[3] == 16);
+  // A flood of digits is bounded, and takes no room from outcomes.
+  for (int i = 0; i < 1000; i++) ring.post(EventType::kDigit, 1);
+  const uint64_t dropped = ring.dropped();
+  for (int i = 0; i < 100; i++) ring.post(EventType::kPlayDone, 1);
+  EXPECT(dropped > 900 && ring.dropped() == dropped);
 }
 
 void snapshots_are_never_torn() {
@@ -268,9 +374,16 @@ std::vector<TestCase> pure_tests() {
       {"the signalled source wins", source_guard_prefers_what_signaling_said},
       {"a stranger is learnt in its window, once",
        source_guard_learns_a_stranger_only_in_its_window_and_only_once},
+      {"a late phone behind NAT is learnt, but in nobody's place",
+       a_late_phone_behind_nat_is_learnt_but_never_in_place_of_another},
+      {"a key held long stays one event", a_key_held_long_stays_one_event_between_audio},
       {"an outgoing stream has no seams", out_stream_joins_sources_without_a_seam},
       {"RTCP tells round trip and loss", rtcp_reports_round_trip_and_loss},
       {"ports rest after use", ports_rest_after_use},
+      {"a busy hour uses ports early rather than refuse calls",
+       a_busy_hour_uses_ports_early_rather_than_refuse_calls},
+      {"outcomes and digits outlive a consumer that is stuck",
+       outcomes_and_digits_outlive_a_consumer_that_is_stuck},
       {"snapshots are never torn", snapshots_are_never_torn},
       {"hostile bytes are only counted", hostile_bytes_are_only_counted},
   };
@@ -282,7 +395,7 @@ int main(int argc, char** argv) {
   using namespace tandem::test;
   int run = 0;
   std::vector<TestCase> all = pure_tests();
-  for (const auto& more : {live_tests(), audio_tests()}) {
+  for (const auto& more : {live_tests(), audio_tests(), abuse_tests()}) {
     all.insert(all.end(), more.begin(), more.end());
   }
   for (const TestCase& test : all) {

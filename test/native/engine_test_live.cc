@@ -127,21 +127,6 @@ void a_phone_behind_nat_is_learnt_and_answered() {
   EXPECT(rig.engine.ask(a.handle).packets_received == 3);
 }
 
-/// One digit as a phone sends it: `packets` growing durations, then three ends.
-void press(Phone& phone, uint16_t to_port, uint8_t key, int packets, uint32_t units,
-           const std::function<void()>& between) {
-  std::array<uint8_t, 4> payload{key, 10, 0, 0};
-  for (int i = 1; i <= packets + 2; i++) {
-    const bool is_end = i >= packets;
-    payload[1] = static_cast<uint8_t>((is_end ? 0x80 : 0) | 10);
-    const uint32_t length = units * static_cast<uint32_t>(std::min(i, packets));
-    write_u16(&payload[2], static_cast<uint16_t>(length));
-    phone.send(to_port, payload, 101, 0, i == 1);
-    between();
-  }
-  phone.timestamp += units * static_cast<uint32_t>(packets + 2);
-}
-
 void a_digit_is_relayed_and_reported_once() {
   Rig rig;
   Phone alice;
