@@ -3,15 +3,18 @@
  * where a library would not go: bad credentials, methods, bodies, ranges, other accounts. Calls
  * are kept by a small in-memory implementation of what the surface needs of them.
  */
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import twilio from 'twilio';
 import type { CallChange, CallSpec } from '../src/api/call-spec.ts';
 import type { CallControl, CallView } from '../src/api/calls.ts';
 import { createRestApi, DEFAULT_REST, type RestOptions } from '../src/api/surface.ts';
+import { formatTrace } from '../src/api/trace-text.ts';
 import { realClock } from '../src/core/clock.ts';
 import { GatewayError } from '../src/core/errors.ts';
 import { Secret, silentLog } from '../src/core/log.ts';
@@ -19,7 +22,7 @@ import { Metrics } from '../src/core/metrics.ts';
 import { type AccountSid, type CallSid, newSid, type RecordingSid } from '../src/core/sid.ts';
 import { DEFAULT_HTTP_SERVER, HttpServer, type HttpServerOptions } from '../src/http/server.ts';
 import { openSqlite } from '../src/store/sqlite.ts';
-import type { AccountRow, CallEventRow, CallRow, RecordingRow, Store } from '../src/store/store.ts';
+import type { AccountRow, CallEvent, CallRow, RecordingRow, Store } from '../src/store/store.ts';
 
 const TOKEN = 'f00dfeedf00dfeedf00dfeedf00dfeed';
 
@@ -131,7 +134,7 @@ interface World {
   readonly port: number;
   readonly client: ReturnType<typeof twilio>;
   readonly notReady: string[];
-  readonly traces: Map<CallSid, readonly CallEventRow[]>;
+  readonly traces: Map<CallSid, readonly CallEvent[]>;
   /** Files by recording; removed ones leave. */
   readonly audio: Map<RecordingSid, string>;
   readonly server: HttpServer;
@@ -684,6 +687,8 @@ t.test('trunks: gateways, credentials that are not told back, lists that replace
     ['Gateways', gateways],
     ['Username', 'me'],
     ['Password', 'very-secret'],
+    ['InboundUsername', 'pbx'],
+    ['InboundPassword', 'even-more-secret'],
     ['InboundAddress', '192.0.2.0/24'],
     ['InboundAddress', '2001:db8::1'],
     ['NumberPattern', '+49*'],
@@ -696,10 +701,16 @@ t.test('trunks: gateways, credentials that are not told back, lists that replace
       { uri: 'sip:gw2.example', priority: 20 },
     ],
     username: 'me',
+    inbound_username: 'pbx',
     inbound_addresses: ['192.0.2.0/24', '2001:db8::1'],
     number_patterns: ['+49*'],
   });
-  t.notMatch(JSON.stringify(made.body), /very-secret/);
+  t.notMatch(JSON.stringify(made.body), /secret/);
+  const namesake = await post(at, [
+    ['InboundUsername', 'pbx'],
+    ['InboundPassword', 'x'],
+  ]);
+  t.match(namesake, { status: 400, body: { message: /InboundUsername.*taken/ } });
 
   const one = `${at}/${made.body.sid}`;
   const changed = await post(one, [
@@ -714,6 +725,7 @@ t.test('trunks: gateways, credentials that are not told back, lists that replace
     ['InboundAddress', '192.0.2.0/33'],
     ['NumberPattern', '*49'],
     ['Password', ''],
+    ['InboundUsername', ''],
   ] satisfies [string, string][]) {
     t.equal((await post(one, [wrong])).status, 400, wrong.join('='));
   }
@@ -728,9 +740,13 @@ t.test('a call’s trace and notifications are read while it lives and after', a
   const { client, store, account, traces } = world;
   const call = callRow(account.sid);
   store.calls.put(call);
-  const line = { callSid: call.sid, accountSid: account.sid, seq: 1, atMs: 0, kind: 'sip' };
+  const line = { seq: 1, atMs: 0, kind: 'sip' };
   traces.set(call.sid, [{ ...line, data: { firstLine: 'INVITE' } }]);
-  store.callEvents.append({ ...line, data: { firstLine: 'stored' } });
+  store.callTraces.put({
+    callSid: call.sid,
+    accountSid: account.sid,
+    events: [{ ...line, data: { firstLine: 'stored' } }],
+  });
   store.notifications.put({
     sid: newSid('NO', realClock),
     accountSid: account.sid,
@@ -880,7 +896,7 @@ t.test('malformed requests get an answer in the same shape, and the server lives
   t.equal((await world.ask(at, { method: 'POST' })).status, 400, 'no body at all');
   const long = await fetch(`${world.base}/`, { headers: { 'x-long': 'x'.repeat(8_000) } });
   t.equal(long.status, 431);
-  await long.text();
+  t.match(await long.json(), { code: 20431, status: 431 });
   for (const odd of [
     '/Calls/..%2f..%2fetc',
     '/Calls/%00',
@@ -896,6 +912,8 @@ t.test('malformed requests get an answer in the same shape, and the server lives
     socket.on('close', () => resolve(text));
   });
   t.match(raw, /^HTTP\/1\.1 400/);
+  const [, told = ''] = raw.split('\r\n\r\n');
+  t.match(JSON.parse(told), { code: 20400, message: String, more_info: String, status: 400 });
   t.equal((await world.ask(path(world, '.json'))).status, 200);
 });
 
@@ -916,6 +934,96 @@ t.test('too many requests get 429, health checks never do', async (t) => {
   t.match(await refused.json(), { code: 20429, status: 429 });
   await t.rejects(world.client.calls.list(), { code: 20429 });
   for (let i = 0; i < 5; i += 1) t.equal((await fetch(`${world.base}/livez`)).status, 200);
+});
+
+/** A connection from that loopback address that has asked once and stays open. */
+async function idleFrom(world: World, localAddress: string): Promise<Socket> {
+  const socket = connect({ port: world.port, host: '127.0.0.1', localAddress });
+  // Who is refused sees a reset.
+  socket.on('error', () => undefined);
+  socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n');
+  await Promise.race([once(socket, 'data'), once(socket, 'close')]);
+  return socket;
+}
+
+t.test('one address that hoards connections does not shut out health checks', async (t) => {
+  const world = await start(t, { http: { connectionsMax: 20, connectionsPerSourceMax: 10 } });
+  const held: Socket[] = [];
+  t.teardown(() => {
+    for (const socket of held) socket.destroy();
+  });
+
+  for (let i = 0; i < 25; i += 1) held.push(await idleFrom(world, '127.0.0.2'));
+
+  t.equal(held.filter((socket) => !socket.closed).length, 10);
+  t.match(await (await fetch(`${world.base}/livez`)).json(), { status: 'alive' });
+  const metrics = await (await fetch(`${world.base}/metrics`)).text();
+  t.match(metrics, 'connections_refused_total{limit="connectionsPerSourceMax"} 15');
+  held.pop()?.destroy();
+  for (const socket of held) socket.destroy();
+  await delay(50);
+  const again = await idleFrom(world, '127.0.0.2');
+  held.push(again);
+  t.notOk(again.closed, 'what was closed no longer counts');
+});
+
+t.test('many addresses that hoard connections lose their idle ones', async (t) => {
+  const world = await start(t, { http: { connectionsMax: 20, connectionsPerSourceMax: 10 } });
+  const held: Socket[] = [];
+  t.teardown(() => {
+    for (const socket of held) socket.destroy();
+  });
+
+  for (let i = 0; i < 60; i += 1) held.push(await idleFrom(world, `127.0.0.${2 + (i % 30)}`));
+  t.ok(held.filter((socket) => !socket.closed).length <= 20);
+
+  // What is dropped while all are taken makes room for the next.
+  const answers: boolean[] = [];
+  for (let i = 0; i < 3; i += 1) {
+    await delay(110);
+    const probe = await idleFrom(world, '127.0.0.1');
+    held.push(probe);
+    answers.push(probe.bytesRead > 0);
+  }
+  t.strictSame(answers.slice(1), [true, true]);
+});
+
+t.test(
+  'behind a proxy the limits are of the client it saw, not of what clients claim',
+  async (t) => {
+    const world = await start(t, { http: { rateRequestsMax: 2, trustProxy: true } });
+    const ask = async (forwarded: string) => {
+      const headers = { 'x-forwarded-for': forwarded };
+      return (await world.ask(path(world, '.json'), { headers })).status;
+    };
+
+    t.equal(await ask('10.0.0.1, 192.0.2.1'), 200);
+    t.equal(await ask('10.0.0.2, 192.0.2.1'), 200);
+    t.equal(await ask('10.0.0.3, 192.0.2.1'), 429, 'another invented address does not help');
+    t.equal(await ask('192.0.2.2'), 200);
+  },
+);
+
+t.test('a trace cannot steer the terminal it is shown on', async (t) => {
+  const hostile = 'INVITE sip:\u001b]0;x\u0007\u009b2J\u202e\r\nfake';
+  const shown = formatTrace([
+    {
+      seq: 1,
+      at: '2026-01-02T03:04:05.000Z',
+      kind: 'sip',
+      data: { text: `<- ${hostile}`, detail: '\u001b[2J' },
+    },
+    {
+      seq: 2,
+      at: '2026-01-02T03:04:05.100Z',
+      kind: 'verb',
+      data: { text: hostile, detail: hostile },
+    },
+  ]);
+
+  t.notMatch(shown.replaceAll('\n', ''), /[\p{Cc}\p{Cf}]/u);
+  t.match(shown, 'INVITE sip:');
+  t.equal(shown.trimEnd().split('\n').length, 5, 'and no line is made up');
 });
 
 t.test('alive, ready and metrics are three questions', async (t) => {

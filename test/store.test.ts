@@ -8,13 +8,20 @@ import { join } from 'node:path';
 import Sqlite from 'better-sqlite3';
 import { Kysely, SqliteDialect } from 'kysely';
 import t from 'tap';
+import { newCallRecord } from '../src/call/call-record.ts';
+import { Ledger } from '../src/call/ledger.ts';
+import { DEFAULT_TRACE, TraceBook } from '../src/call/trace.ts';
 import { type Clock, realClock } from '../src/core/clock.ts';
+import { loadConfig } from '../src/core/config.ts';
 import { Secret, silentLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
 import { type AccountSid, type CallSid, newSid } from '../src/core/sid.ts';
+import { keepAccount } from '../src/node/foundations.ts';
+import { ensureAccount, type FirstAccount, readAccount } from '../src/store/account-file.ts';
 import { MIGRATIONS, migrate } from '../src/store/migrations.ts';
+import { DEFAULT_PRUNING, Pruning } from '../src/store/pruning.ts';
 import type { SqlSchema } from '../src/store/schema.ts';
-import { DEFAULT_STORE, type StoreOptions } from '../src/store/sql.ts';
+import { DEFAULT_STORE, SqlStore, type StoreOptions } from '../src/store/sql.ts';
 import { openSqlite } from '../src/store/sqlite.ts';
 import type {
   AccountRow,
@@ -151,6 +158,8 @@ t.test('rows of every table come back as they went in', async (t) => {
     username: 'u',
     password: new Secret('hidden'),
     realm: null,
+    inboundUsername: 'pbx',
+    inboundPassword: new Secret('hidden too'),
     inboundAddresses: ['10.0.0.0/8'],
     numberPatterns: ['+49*'],
     dateCreatedMs: 2,
@@ -189,14 +198,7 @@ t.test('rows of every table come back as they went in', async (t) => {
   };
   const aCall = call(ac);
   const aNumber = number(ac, { voiceApplicationSid: application.sid, trunkSid: trunk.sid });
-  const event = {
-    callSid: aCall.sid,
-    accountSid: ac,
-    seq: 1,
-    atMs: 8,
-    kind: 'sip',
-    data: { a: [1] },
-  };
+  const events = [{ seq: 1, atMs: 8, kind: 'sip', data: { a: [1], ü: 'x' } }];
 
   await store.applications.save(application);
   await store.trunks.save(trunk);
@@ -204,7 +206,7 @@ t.test('rows of every table come back as they went in', async (t) => {
   store.calls.put(aCall);
   store.recordings.put(recording);
   store.notifications.put(notification);
-  store.callEvents.append(event);
+  store.callTraces.put({ callSid: aCall.sid, accountSid: ac, events });
   await store.flush();
 
   t.strictSame(await store.applications.get(ac, application.sid), application);
@@ -212,10 +214,12 @@ t.test('rows of every table come back as they went in', async (t) => {
   t.strictSame(await store.calls.get(ac, aCall.sid), aCall);
   t.strictSame(await store.recordings.get(ac, recording.sid), recording);
   t.strictSame(await store.notifications.get(ac, notification.sid), notification);
-  t.strictSame(await store.callEvents.list(ac, aCall.sid), [event]);
+  t.strictSame(await store.callTraces.list(ac, aCall.sid), events);
   const back = await store.trunks.get(ac, trunk.sid);
   t.equal(back?.password?.reveal(), 'hidden');
-  t.strictSame({ ...back, password: null }, { ...trunk, password: null });
+  t.equal(back?.inboundPassword?.reveal(), 'hidden too');
+  const open = { password: null, inboundPassword: null };
+  t.strictSame({ ...back, ...open }, { ...trunk, ...open });
   t.equal((await store.accounts.get(ac, ac))?.authToken.reveal(), '0123456789abcdef');
 });
 
@@ -336,6 +340,27 @@ t.test('a database of a newer program is refused in plain words', async (t) => {
   await t.rejects(open({ path }), { code: 'STORE_NEWER', details: { found: 99, known } });
 });
 
+t.test('traces of an older database are one row each, as they were', async (t) => {
+  const connection = new Sqlite(':memory:');
+  const db = new Kysely<SqlSchema>({ dialect: new SqliteDialect({ database: connection }) });
+  t.teardown(() => db.destroy());
+  await migrate({ db, clock: realClock, migrations: MIGRATIONS.slice(0, 1) });
+  connection.exec("insert into accounts values ('AC1', 'x', '', 'active', 1, 1)");
+  const insert = connection.prepare('insert into call_events values (?, ?, ?, ?, ?, ?)');
+  for (let i = 0; i < 450; i += 1) {
+    for (const seq of [2, 1]) insert.run(`CA${i}`, 'AC1', seq, 10 + seq, 'sip', '{"text":"<-"}');
+  }
+
+  await migrate({ db, clock: realClock });
+
+  const kept = await db.selectFrom('call_traces').selectAll().execute();
+  t.equal(kept.length, 450);
+  t.strictSame(JSON.parse(String(kept[7]?.events)), [
+    { seq: 1, atMs: 11, kind: 'sip', data: { text: '<-' } },
+    { seq: 2, atMs: 12, kind: 'sip', data: { text: '<-' } },
+  ]);
+});
+
 t.test('a migration that fails leaves the version before it, whole', async (t) => {
   const db = new Kysely<SqlSchema>({
     dialect: new SqliteDialect({ database: new Sqlite(':memory:') }),
@@ -422,6 +447,8 @@ t.test('a removed trunk leaves its numbers, without it', async (t) => {
     username: null,
     password: null,
     realm: null,
+    inboundUsername: null,
+    inboundPassword: null,
     inboundAddresses: [],
     numberPatterns: [],
     dateCreatedMs: 1,
@@ -451,13 +478,11 @@ t.test('removing and pruning calls takes their trace along, and spares live ones
   const young = call(ac, { dateCreatedMs: 900 });
   for (const row of [gone, old, live, young]) {
     store.calls.put(row);
-    for (let seq = 1; seq <= 5; seq += 1) {
-      const event = { callSid: row.sid, accountSid: ac, seq, atMs: seq, kind: 'x', data: {} };
-      store.callEvents.append(event);
-    }
+    const events = [1, 2, 3, 4, 5].map((seq) => ({ seq, atMs: seq, kind: 'x', data: {} }));
+    store.callTraces.put({ callSid: row.sid, accountSid: ac, events });
   }
 
-  t.equal((await store.callEvents.list(ac, live.sid)).length, 3, 'bounded for each call');
+  t.equal((await store.callTraces.list(ac, live.sid)).length, 3, 'bounded for each call');
   t.equal(await store.removeCall(ac, gone.sid), true);
   t.equal(await store.pruneCalls(500, 100), 1);
   const left = await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 });
@@ -465,9 +490,166 @@ t.test('removing and pruning calls takes their trace along, and spares live ones
     left.map((row) => row.sid),
     [young.sid, live.sid],
   );
-  t.strictSame(await store.callEvents.list(ac, gone.sid), []);
-  t.strictSame(await store.callEvents.list(ac, old.sid), []);
-  t.equal((await store.callEvents.list(ac, young.sid)).length, 3);
+  t.strictSame(await store.callTraces.list(ac, gone.sid), []);
+  t.strictSame(await store.callTraces.list(ac, old.sid), []);
+  t.equal((await store.callTraces.list(ac, young.sid)).length, 3);
+});
+
+t.test('a call of ten states and forty trace lines is two rows', async (t) => {
+  const { clock } = handClock();
+  const metrics = new Metrics();
+  const options = { path: ':memory:', busyTimeoutMs: 20 };
+  const store = await openSqlite({ options, clock, log: silentLog, metrics });
+  t.teardown(() => store.close());
+  const { sid: accountSid } = account();
+  await store.accounts.save(account(accountSid));
+  const trace = new TraceBook({ clock, ...DEFAULT_TRACE });
+  const ledger = new Ledger({ store, trace });
+  const record = newCallRecord({
+    sid: newSid('CA', realClock),
+    accountSid,
+    direction: 'inbound',
+    from: '+1',
+    to: '+2',
+    status: 'in-progress',
+    createdAtMs: 1,
+  });
+  trace.open(record.sid);
+
+  for (let i = 0; i < 40; i += 1) trace.add(record.sid, 'sip', `<- ${i}`);
+  for (let i = 0; i < 9; i += 1) ledger.take({ type: 'call.status', call: record, atMs: i });
+  ledger.take({ type: 'call.completed', call: record, atMs: 10 });
+  await store.flush();
+
+  t.match(await metrics.text(), 'store_rows_written_total 2');
+  t.equal((await store.callTraces.list(accountSid, record.sid)).length, 40);
+  t.equal((await store.calls.get(accountSid, record.sid))?.dateUpdatedMs, 10);
+});
+
+t.test('a database without a way of its own is written through Kysely', async (t) => {
+  const connection = new Sqlite(':memory:');
+  const db = new Kysely<SqlSchema>({ dialect: new SqliteDialect({ database: connection }) });
+  await migrate({ db, clock: realClock });
+  const store = new SqlStore({
+    database: { db, isConflict: () => false, close: () => db.destroy() },
+    options: DEFAULT_STORE,
+    clock: realClock,
+    log: silentLog,
+    metrics: new Metrics(),
+  });
+  t.teardown(() => store.close());
+  const owner = account();
+  await store.accounts.save(owner);
+  const rows = Array.from({ length: 70 }, (_, i) => call(owner.sid, { dateCreatedMs: i }));
+
+  for (const row of rows) store.calls.put({ ...row, status: 'ringing' });
+  await store.flush();
+  for (const row of rows) store.calls.put(row);
+  const events = [{ seq: 1, atMs: 1, kind: 'x', data: {} }];
+  const [{ sid: callSid }] = rows as [CallRow];
+  store.callTraces.put({ callSid, accountSid: owner.sid, events });
+
+  const listed = await store.calls.list({ accountSid: owner.sid, where: [], rowsMax: 100 });
+  t.strictSame(listed, rows.toReversed());
+  t.strictSame(await store.callTraces.list(owner.sid, callSid), events);
+});
+
+t.test('writes of the writer do not break into a transaction of the store', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  for (let i = 0; i < 50; i += 1) store.calls.put(call(ac, { dateCreatedMs: i }));
+  await store.flush();
+
+  const work: Promise<unknown>[] = [];
+  for (let i = 0; i < 20; i += 1) {
+    store.calls.put(call(ac, { dateCreatedMs: 1_000 + i }));
+    work.push(store.pruneCalls(i, 10), store.flush(), store.calls.save(call(ac)));
+  }
+
+  t.equal((await Promise.allSettled(work)).filter((one) => one.status === 'rejected').length, 0);
+});
+
+t.test('old calls go by themselves, batch after batch, and then each hour', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  for (let i = 0; i < 5; i += 1) store.calls.put(call(ac, { dateCreatedMs: 1_000 + i }));
+  const young = call(ac, { dateCreatedMs: realClock.nowMs() });
+  store.calls.put(young);
+  const delays: number[] = [];
+  const { clock, fire } = handClock();
+  const seen: Clock = {
+    ...clock,
+    timer: (delayMs, fn) => {
+      delays.push(delayMs);
+      return clock.timer(delayMs, fn);
+    },
+  };
+  const options = { ...DEFAULT_PRUNING, batchRowsMax: 2 };
+  const pruning = new Pruning({ store, clock: seen, log: silentLog, options });
+
+  pruning.start();
+  for (let round = 0; round < 3; round += 1) {
+    t.equal(fire(), 1);
+    while (delays.length < round + 2) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  const { firstAfterMs, pauseMs, intervalMs } = options;
+  t.strictSame(delays, [firstAfterMs, pauseMs, pauseMs, intervalMs]);
+  const left = await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 });
+  t.strictSame(left, [young]);
+  await pruning.close();
+  t.equal(fire(), 0, 'and not after close');
+});
+
+t.test('zero days keeps every call', async (t) => {
+  const { store } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const { clock, fire } = handClock();
+  const options = { ...DEFAULT_PRUNING, keepCallsMs: 0 };
+  new Pruning({ store, clock, log: silentLog, options }).start();
+  t.equal(fire(), 0);
+});
+
+t.test('a start leaves the kept account as it is, but for a changed token', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const kept = { ...account(ac), status: 'suspended', friendlyName: 'Mine' } as const;
+  await store.accounts.save(kept);
+  const given = { sid: ac, authToken: kept.authToken, isNew: false };
+
+  await keepAccount(store, given, realClock);
+  const same = await store.accounts.get(ac, ac);
+  await keepAccount(store, { ...given, authToken: new Secret('rotated') }, realClock);
+  const rotated = await store.accounts.get(ac, ac);
+  const fresh = newSid('AC', realClock);
+  await keepAccount(store, { ...given, sid: fresh }, realClock);
+
+  t.match(same, { status: 'suspended', friendlyName: 'Mine', dateCreatedMs: 1, dateUpdatedMs: 1 });
+  t.match(rotated, { status: 'suspended', dateCreatedMs: 1 });
+  t.equal(rotated?.authToken.reveal(), 'rotated');
+  t.match(await store.accounts.get(fresh, fresh), { status: 'active' });
+});
+
+t.test('a configured half of the account stands above the kept half, and is kept', async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'tandem-account-'));
+  t.teardown(() => rmSync(dataDir, { recursive: true }));
+  const config = (given: Record<string, string> = {}) =>
+    loadConfig({ environment: { TANDEM_DATA_DIR: dataDir, ...given } });
+  const plain = (found: FirstAccount) => [found.sid, found.authToken.reveal()];
+  const token = 'a'.repeat(32);
+  const sid = newSid('AC', realClock);
+
+  const made = ensureAccount(config(), realClock);
+  t.equal(made.isNew, true);
+  const rotation = config({ TANDEM_ACCOUNT_AUTH_TOKEN: token });
+  t.strictSame(plain(readAccount(rotation)), [made.sid, token]);
+  const rotated = ensureAccount(rotation, realClock);
+  t.strictSame(plain(rotated), [made.sid, token]);
+  t.equal(rotated.isNew, false);
+  t.strictSame(plain(readAccount(config())), [made.sid, token], 'also without the variable');
+  ensureAccount(config({ TANDEM_ACCOUNT_SID: sid }), realClock);
+  t.strictSame(plain(readAccount(config())), [sid, token]);
+  t.equal(statSync(join(dataDir, 'account.json')).mode & 0o777, 0o600);
 });
 
 interface Batches {

@@ -6,14 +6,7 @@
 import { Type } from 'typebox';
 import { GatewayError } from '../core/errors.ts';
 import { type CallSid, isSid } from '../core/sid.ts';
-import type {
-  CallEventRow,
-  CallRow,
-  CallStatus,
-  Filter,
-  JsonObject,
-  Store,
-} from '../store/store.ts';
+import type { CallEvent, CallRow, CallStatus, Filter, JsonObject, Store } from '../store/store.ts';
 import {
   API_VERSION,
   asIs,
@@ -64,7 +57,7 @@ export interface CallControl {
 }
 
 /** The trace of a call still in memory, in order; null when it is not. */
-export type CallTrace = (sid: CallSid) => readonly CallEventRow[] | null;
+export type CallTrace = (sid: CallSid) => readonly CallEvent[] | null;
 
 export interface CallParts {
   readonly store: Store;
@@ -285,7 +278,7 @@ function fetchTrace(parts: CallParts): Resource {
     check: (_given, request) => findCall(parts, request, 'callSid'),
     async act(call) {
       const events =
-        parts.trace(call.sid) ?? (await parts.store.callEvents.list(call.accountSid, call.sid));
+        parts.trace(call.sid) ?? (await parts.store.callTraces.list(call.accountSid, call.sid));
       return ok({
         call_sid: call.sid,
         account_sid: call.accountSid,

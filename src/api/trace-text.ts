@@ -1,6 +1,7 @@
 /**
  * A call's trace as text for people: one line an entry, times from the first, a ladder of SIP
- * messages on the left, what the gateway did on the right. The data is `Calls/{sid}/Trace`.
+ * messages on the left, what the gateway did on the right. The data is `Calls/{sid}/Trace`; in it
+ * are words of strangers, so nothing that could steer the terminal it is shown on is let through.
  */
 
 export interface TraceLine {
@@ -21,12 +22,18 @@ export function formatTrace(lines: readonly TraceLine[]): string {
   return head + lines.map((line) => format(line, startMs)).join('');
 }
 
+/** Control characters (C0, C1) and invisible ones that reorder text, replaced one by one. */
+function plain(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '\ufffd');
+}
+
 function format(line: TraceLine, startMs: number): string {
   const at = String(Date.parse(line.at) - startMs).padStart(8);
-  const { text, detail } = line.data;
+  const text = plain(line.data.text);
+  const detail = plain(line.data.detail);
   if (line.kind !== 'sip') {
     const indent = ' '.repeat(LADDER_COLUMNS);
-    return `${at}  ${indent}| ${line.kind}: ${text}${detail === '' ? '' : ` (${detail})`}\n`;
+    return `${at}  ${indent}| ${plain(line.kind)}: ${text}${detail === '' ? '' : ` (${detail})`}\n`;
   }
   // `<- INVITE …` came in: its arrow points to the right, to tandem.
   const isIn = text.startsWith('<-');

@@ -7,19 +7,22 @@
  *   Gateways           JSON [{"uri":"sip:host:port","priority":10,"weight":10,"enabled":true}]
  *                      lowest priority first, weight shares among equals
  *   Username, Password, Realm      digest credentials for its challenges; empty clears
+ *   InboundUsername, InboundPassword   what its calls from any other address prove themselves with
+ *                      (digest); no two trunks share a name; empty clears
  *   InboundAddress     repeated: CIDR block or address its calls come from
  *   NumberPattern      repeated: a number, or a prefix that ends in `*`, that it takes outbound
  *
- * A repeated parameter replaces the whole list; one empty value clears it. The password is never
+ * A repeated parameter replaces the whole list; one empty value clears it. Passwords are never
  * told back.
  */
 import { isIP } from 'node:net';
 import { type Static, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
 import type { Clock } from '../core/clock.ts';
+import { GatewayError } from '../core/errors.ts';
 import { Secret } from '../core/log.ts';
 import { newSid } from '../core/sid.ts';
-import type { JsonObject, Store, TrunkGateway, TrunkRow } from '../store/store.ts';
+import type { JsonObject, Store, Table, TrunkGateway, TrunkRow } from '../store/store.ts';
 import { asIs, created, ok, type Resource, resource, uriOf } from './api.ts';
 import { listPage, PAGE_PARAMS, pageOf, rfc2822 } from './page.ts';
 import { badParameter, optionalBoolean, optionalText, optionalTexts } from './parameters.ts';
@@ -35,6 +38,8 @@ const TRUNK_PARAMS = Type.Object({
   Username: optionalText,
   Password: optionalText,
   Realm: optionalText,
+  InboundUsername: optionalText,
+  InboundPassword: optionalText,
   InboundAddress: optionalTexts,
   NumberPattern: optionalTexts,
 });
@@ -65,6 +70,7 @@ function trunkJson(row: TrunkRow): JsonObject {
     gateways: row.gateways,
     username: row.username,
     realm: row.realm,
+    inbound_username: row.inboundUsername,
     inbound_addresses: row.inboundAddresses,
     number_patterns: row.numberPatterns,
     date_created: rfc2822(row.dateCreatedMs),
@@ -115,14 +121,18 @@ function isNumberPattern(value: string): boolean {
 }
 
 function interpretTrunk(given: Static<typeof TRUNK_PARAMS>): Change {
-  const { Username, Password, Realm } = given;
+  const { Username, Password, Realm, InboundUsername } = given;
   return {
     ...(given.FriendlyName !== undefined && { friendlyName: given.FriendlyName }),
     ...(given.Enabled !== undefined && { enabled: given.Enabled }),
     ...(given.Gateways !== undefined && { gateways: parseGateways(given.Gateways) }),
     ...(Username !== undefined && { username: Username || null }),
-    ...(Password !== undefined && { password: Password === '' ? null : new Secret(Password) }),
+    ...(Password !== undefined && { password: secretOf(Password) }),
     ...(Realm !== undefined && { realm: Realm || null }),
+    ...(InboundUsername !== undefined && { inboundUsername: InboundUsername || null }),
+    ...(given.InboundPassword !== undefined && {
+      inboundPassword: secretOf(given.InboundPassword),
+    }),
     ...(given.InboundAddress && {
       inboundAddresses: parseList('InboundAddress', given.InboundAddress, isAddressBlock),
     }),
@@ -132,12 +142,38 @@ function interpretTrunk(given: Static<typeof TRUNK_PARAMS>): Change {
   };
 }
 
+function secretOf(text: string): Secret | null {
+  return text === '' ? null : new Secret(text);
+}
+
+type Credentials = Pick<TrunkRow, 'username' | 'password' | 'inboundUsername' | 'inboundPassword'>;
+
+const NO_CREDENTIALS: Credentials = {
+  username: null,
+  password: null,
+  inboundUsername: null,
+  inboundPassword: null,
+};
+
 /** A user without a password, or the reverse, would fail at the first challenge: say so now. */
-function checkCredentials<T extends Pick<TrunkRow, 'username' | 'password'>>(trunk: T): T {
+function checkCredentials<T extends Credentials>(trunk: T): T {
   if ((trunk.username === null) !== (trunk.password === null)) {
     throw badParameter('Username', 'and Password go together');
   }
+  if ((trunk.inboundUsername === null) !== (trunk.inboundPassword === null)) {
+    throw badParameter('InboundUsername', 'and InboundPassword go together');
+  }
   return trunk;
+}
+
+/** Whose call it is is told by that name alone. */
+async function save(table: Table<TrunkRow>, row: TrunkRow): Promise<void> {
+  try {
+    await table.save(row);
+  } catch (thrown) {
+    if (!(thrown instanceof GatewayError) || thrown.code !== 'STORE_CONFLICT') throw thrown;
+    throw badParameter('InboundUsername', 'is taken by another trunk');
+  }
 }
 
 function listTrunks({ table, json }: RowKind<TrunkRow>): Resource {
@@ -170,7 +206,7 @@ function createTrunk({ table, json }: RowKind<TrunkRow>, clock: Clock): Resource
     params: TRUNK_PARAMS,
     idempotent: true,
     interpret: interpretTrunk,
-    check: (change) => checkCredentials({ username: null, password: null, ...change }),
+    check: (change) => checkCredentials({ ...NO_CREDENTIALS, ...change }),
     async act(change, { account }) {
       const nowMs = clock.nowMs();
       const row: TrunkRow = {
@@ -186,7 +222,7 @@ function createTrunk({ table, json }: RowKind<TrunkRow>, clock: Clock): Resource
         dateCreatedMs: nowMs,
         dateUpdatedMs: nowMs,
       };
-      await table.save(row);
+      await save(table, row);
       return created(json(row));
     },
   });
@@ -202,7 +238,7 @@ function updateTrunk(kind: RowKind<TrunkRow>, clock: Clock): Resource {
       checkCredentials({ ...(await findRow(kind, request)), ...change }),
     async act(changed) {
       const row: TrunkRow = { ...changed, dateUpdatedMs: clock.nowMs() };
-      await kind.table.save(row);
+      await save(kind.table, row);
       return ok(kind.json(row));
     },
   });

@@ -6,7 +6,8 @@
  * Errors have the shape that existing REST clients parse: code, message, more_info, status. What
  * went wrong inside is logged, never told to the peer.
  */
-import type { Server } from 'node:http';
+import { type Server, STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import rateLimit from '@fastify/rate-limit';
 import fastify, {
   type FastifyError,
@@ -18,8 +19,9 @@ import type { Clock, Timer } from '../core/clock.ts';
 import { asGatewayError, describe, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
+import { type ConnectionOptions, limitConnections } from './connections.ts';
 
-export interface HttpServerOptions {
+export interface HttpServerOptions extends ConnectionOptions {
   readonly address: string;
   /** 0: any free port. */
   readonly port: number;
@@ -33,7 +35,6 @@ export interface HttpServerOptions {
   /** A handler that has not answered by then is answered for with 503. */
   readonly handlerTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
-  readonly connectionsMax: number;
   /** Requests of one source address within `rateWindowMs`; above it 429. */
   readonly rateRequestsMax: number;
   readonly rateWindowMs: number;
@@ -41,7 +42,7 @@ export interface HttpServerOptions {
   readonly rateSourcesMax: number;
   /** How long close waits for requests under way before it cuts them. */
   readonly closeTimeoutMs: number;
-  /** Take the client's address from X-Forwarded-For: only behind a proxy that sets it. */
+  /** The peer is a proxy: what it put last into X-Forwarded-For is where a request came from. */
   readonly trustProxy: boolean;
 }
 
@@ -59,6 +60,7 @@ export const DEFAULT_HTTP_SERVER: HttpServerOptions = {
   /** Longer than a load balancer's usual 60 s, so that it, not we, ends idle connections. */
   keepAliveTimeoutMs: 65_000,
   connectionsMax: 2_000,
+  connectionsPerSourceMax: 100,
   rateRequestsMax: 2_000,
   rateWindowMs: 10_000,
   rateSourcesMax: 10_000,
@@ -115,17 +117,19 @@ export class HttpServer {
       requestTimeout: options.requestTimeoutMs,
       keepAliveTimeout: options.keepAliveTimeoutMs,
       forceCloseConnections: 'idle',
-      trustProxy: options.trustProxy,
+      // One hop: what stands further left in X-Forwarded-For is the client's own word.
+      trustProxy: options.trustProxy && ((_address, hop) => hop === 0),
       http: {
         maxHeaderSize: options.headerBytesMax,
         headersTimeout: options.headersTimeoutMs,
         // Timeouts are only looked at this often.
         connectionsCheckingInterval: Math.ceil(options.headersTimeoutMs / 10),
       },
+      clientErrorHandler: refuseUnparsed,
       frameworkErrors: (error, _request, reply) => sendError(reply, httpError(error, options)),
     });
     app.server.maxHeadersCount = options.headersMax;
-    app.server.maxConnections = options.connectionsMax;
+    limitConnections({ server: app.server, options, clock: o.clock, metrics: o.metrics });
     app.setErrorHandler<FastifyError>((error, request, reply) => {
       const told = httpError(error, options);
       if (told.row.http >= 500) {
@@ -267,6 +271,25 @@ function errorBody(error: GatewayError): ErrorBody {
   // The text of our own failures names files and addresses: the log has them, the peer does not.
   const message = http >= 500 ? describe(error.code).replace(/[\s:]+$/, '') : error.message;
   return { code, message, more_info: `${MORE_INFO}${code}`, status: http };
+}
+
+/** What Node's parser refuses never becomes a request: answered on the bare socket, then closed. */
+function refuseUnparsed(error: Error & { readonly code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  let status = 400;
+  if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT') status = 408;
+  else if (error.code === 'HPE_HEADER_OVERFLOW') status = 431;
+  const reason = STATUS_CODES[status] ?? '';
+  const code = 20_000 + status;
+  const body: ErrorBody = { code, message: reason, more_info: `${MORE_INFO}${code}`, status };
+  const text = JSON.stringify(body);
+  const head = `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json; charset=utf-8`;
+  socket.end(`${head}\r\nContent-Length: ${text.length}\r\nConnection: close\r\n\r\n${text}`);
+  // Its sender may go on sending: nothing more is read.
+  socket.destroySoon();
 }
 
 function sendError(reply: HttpReply, error: GatewayError): HttpReply {

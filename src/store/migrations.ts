@@ -158,6 +158,62 @@ async function indexes(db: Kysely<SqlSchema>): Promise<void> {
   }
 }
 
+/** Calls whose events are folded in one go. */
+const FOLD_CALLS_MAX = 200;
+
+/** A row a call instead of one an event: a call's trace is written and read as a whole only. */
+async function foldCallEvents(db: Kysely<SqlSchema>): Promise<void> {
+  await db.schema
+    .createTable('call_traces')
+    .addColumn('call_sid', 'text', (column) => column.primaryKey())
+    .addColumn('account_sid', 'text', (column) => column.notNull().references('accounts.sid'))
+    .addColumn('events', 'text', (column) => column.notNull())
+    .execute();
+  let after = '';
+  for (;;) {
+    const calls = await db
+      .selectFrom('call_events')
+      .select(['call_sid', 'account_sid'])
+      .distinct()
+      .where('call_sid', '>', after)
+      .orderBy('call_sid')
+      .limit(FOLD_CALLS_MAX)
+      .execute();
+    for (const { call_sid, account_sid } of calls) {
+      if (call_sid === undefined || account_sid === undefined) continue;
+      const lines = await db
+        .selectFrom('call_events')
+        .selectAll()
+        .where('call_sid', '=', call_sid)
+        .orderBy('seq')
+        .execute();
+      const events = lines.map(({ seq, at_ms, kind, data }) => {
+        return { seq: Number(seq), atMs: Number(at_ms), kind, data: JSON.parse(String(data)) };
+      });
+      await db
+        .insertInto('call_traces')
+        .values({ call_sid, account_sid, events: JSON.stringify(events) })
+        .execute();
+    }
+    const last = calls.at(-1)?.call_sid;
+    if (last === undefined) break;
+    after = String(last);
+  }
+  await db.schema.dropTable('call_events').execute();
+}
+
+async function inboundCredentials(db: Kysely<SqlSchema>): Promise<void> {
+  await db.schema.alterTable('trunks').addColumn('inbound_username', 'text').execute();
+  await db.schema.alterTable('trunks').addColumn('inbound_password', 'text').execute();
+  // The name alone says whose call it is. Rows without one do not collide.
+  await db.schema
+    .createIndex('trunks_by_inbound_username')
+    .unique()
+    .on('trunks')
+    .column('inbound_username')
+    .execute();
+}
+
 export const MIGRATIONS: readonly Migration[] = [
   {
     version: 1,
@@ -168,6 +224,8 @@ export const MIGRATIONS: readonly Migration[] = [
       await indexes(db);
     },
   },
+  { version: 2, name: 'one row for the trace of a call', up: foldCallEvents },
+  { version: 3, name: 'credentials of calls from trunks', up: inboundCredentials },
 ];
 
 /** Brings the database to the newest known version; refuses one that is newer still. */

@@ -1,6 +1,6 @@
 /**
- * How a row lies in SQL: for each table its fields and their kinds, and the two functions that
- * turn a row into columns and back. One description serves every database, because it uses only
+ * How a row lies in SQL: for each table its fields and their kinds, and the layout that turns a
+ * row into columns and back. One description serves every database, because it uses only
  * what all have: text, numbers and null (no booleans or dates in SQLite; PostgreSQL gives 64-bit
  * integers as text). A column is the field's name in snake case.
  */
@@ -8,8 +8,8 @@ import { Secret } from '../core/log.ts';
 import type {
   AccountRow,
   ApplicationRow,
-  CallEventRow,
   CallRow,
+  CallTraceRow,
   Json,
   NotificationRow,
   NumberRow,
@@ -89,6 +89,8 @@ export const TRUNKS: TableSpec<TrunkRow> = {
     username: 'text',
     password: 'secret',
     realm: 'text',
+    inboundUsername: 'text',
+    inboundPassword: 'secret',
     inboundAddresses: 'json',
     numberPatterns: 'json',
   },
@@ -122,18 +124,11 @@ export const CALLS: TableSpec<CallRow> = {
   },
 };
 
-export const CALL_EVENTS: TableSpec<CallEventRow> = {
-  name: 'call_events',
-  key: ['callSid', 'seq'],
+export const CALL_TRACES: TableSpec<CallTraceRow> = {
+  name: 'call_traces',
+  key: ['callSid'],
   tenant: 'accountSid',
-  fields: {
-    callSid: 'text',
-    accountSid: 'text',
-    seq: 'number',
-    atMs: 'number',
-    kind: 'text',
-    data: 'json',
-  },
+  fields: { callSid: 'text', accountSid: 'text', events: 'json' },
 };
 
 export const RECORDINGS: TableSpec<RecordingRow> = {
@@ -177,24 +172,45 @@ export function column(field: string): string {
   return field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** The row as columns. */
-export function encode<Row extends Fields<Row>>(spec: TableSpec<Row>, row: Row): SqlRow {
-  const columns: SqlRow = {};
-  for (const field of fieldsOf(spec)) columns[column(field)] = encodeValue(row[field]);
-  return columns;
+/** A table as SQL names it: what a statement's text depends on. */
+export interface TableShape {
+  readonly name: string;
+  /** In the order in which `Layout.values` gives them. */
+  readonly columns: readonly string[];
+  readonly key: readonly string[];
 }
 
-/** The row from columns; what lies in a database that this program wrote has its row's shape. */
-export function decode<Row>(spec: TableSpec<Row>, columns: SqlRow): Row {
-  const row: Record<string, FieldValue> = {};
-  for (const field of fieldsOf(spec)) {
-    row[field] = decodeValue(spec.fields[field], columns[column(field)] ?? null);
+/** One table's rows to columns and back; names are worked out once, not for every row. */
+export class Layout<Row extends Fields<Row>> implements TableShape {
+  readonly name: string;
+  readonly columns: readonly string[];
+  readonly key: readonly string[];
+  readonly tenant: keyof Row & string;
+  readonly #fields: readonly (keyof Row & string)[];
+  readonly #kinds: readonly FieldKind[];
+
+  constructor(spec: TableSpec<Row>) {
+    this.name = spec.name;
+    this.tenant = spec.tenant;
+    this.key = spec.key.map(column);
+    this.#fields = Object.keys(spec.fields) as (keyof Row & string)[];
+    this.#kinds = this.#fields.map((field) => spec.fields[field]);
+    this.columns = this.#fields.map(column);
   }
-  return row as Row;
-}
 
-function fieldsOf<Row>(spec: TableSpec<Row>): (keyof Row & string)[] {
-  return Object.keys(spec.fields) as (keyof Row & string)[];
+  values(row: Row): SqlValue[] {
+    return this.#fields.map((field) => encodeValue(row[field]));
+  }
+
+  /** What lies in a database that this program wrote has its row's shape. */
+  row(columns: SqlRow): Row {
+    const row: Record<string, FieldValue> = {};
+    for (const [index, field] of this.#fields.entries()) {
+      const value = columns[this.columns[index] as string] ?? null;
+      row[field] = decodeValue(this.#kinds[index] as FieldKind, value);
+    }
+    return row as Row;
+  }
 }
 
 function encodeValue(value: FieldValue): SqlValue {

@@ -2,7 +2,7 @@
  * The store over any SQL database that Kysely speaks: tables read through one connection pool and
  * written through the batch writer. Not a database: `sqlite` opens one and hands it here.
  */
-import { CompiledQuery, type Kysely, sql, type Transaction } from 'kysely';
+import { type Kysely, sql, type Transaction } from 'kysely';
 import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
@@ -11,16 +11,14 @@ import type { AccountSid, CallSid } from '../core/sid.ts';
 import {
   ACCOUNTS,
   APPLICATIONS,
-  CALL_EVENTS,
+  CALL_TRACES,
   CALLS,
   column,
-  decode,
-  encode,
   type Fields,
+  Layout,
   NOTIFICATIONS,
   NUMBERS,
   RECORDINGS,
-  type SqlRow,
   type SqlSchema,
   type TableSpec,
   TRUNKS,
@@ -28,10 +26,11 @@ import {
 import type {
   AccountRow,
   ApplicationRow,
-  CallEventRow,
-  CallEvents,
+  CallEvent,
   CallRow,
   CallStatus,
+  CallTraceRow,
+  CallTraces,
   ConfigTable,
   Filter,
   ListQuery,
@@ -43,6 +42,7 @@ import type {
   Table,
   TrunkRow,
 } from './store.ts';
+import { type RowWrite, Upserts } from './upserts.ts';
 import { DEFAULT_WRITER, Writer, type WriterOptions } from './writer.ts';
 
 export interface StoreOptions extends WriterOptions {
@@ -52,9 +52,7 @@ export interface StoreOptions extends WriterOptions {
 
 export const DEFAULT_STORE: StoreOptions = { ...DEFAULT_WRITER, callEventsMax: 1_000 };
 
-/** Rows of one statement: at 30 columns far below what SQLite (32,766) and PostgreSQL bind. */
-const STATEMENT_ROWS_MAX = 32;
-/** Calls that one prune removes at most, for the same reason. */
+/** Calls that one prune removes at most: far below what a statement may bind. */
 const PRUNE_ROWS_MAX = 10_000;
 
 const ENDED: readonly CallStatus[] = ['completed', 'busy', 'failed', 'no-answer', 'canceled'];
@@ -62,80 +60,75 @@ const ENDED: readonly CallStatus[] = ['completed', 'busy', 'failed', 'no-answer'
 /** What differs between databases besides their SQL. */
 export interface Database {
   readonly db: Kysely<SqlSchema>;
+  /** All in one transaction, in order; absent: as any database does it, through `db`. */
+  write?(rows: readonly RowWrite[]): Promise<void>;
   /** A constraint of the schema refused the row: trying again is of no use. */
   isConflict(thrown: unknown): boolean;
   close(): Promise<void>;
 }
 
-/** One row to be written, free of its type; `columns` are made when the batch is. */
-interface Entry {
-  readonly table: string;
-  readonly key: readonly string[];
-  columns(): SqlRow;
-}
-
 /** What the tables share. */
 interface Access {
   readonly database: Database;
-  readonly writer: Writer<Entry>;
-  readonly upserts: Upserts;
+  readonly writer: Writer<RowWrite>;
+  write(rows: readonly RowWrite[]): Promise<void>;
   changed(table: string, accountSid: string, sid: string): void;
 }
 
 class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCreatedMs: number }>
   implements Table<Row>
 {
-  readonly #spec: TableSpec<Row>;
+  readonly #layout: Layout<Row>;
   readonly #access: Access;
   readonly #tenant: string;
   /** Rows that the writer may still hold, by sid; the writer says which do. */
-  readonly #entries = new WeakMap<Entry, Row>();
+  readonly #entries = new WeakMap<RowWrite, Row>();
 
   constructor(o: { spec: TableSpec<Row>; access: Access }) {
-    this.#spec = o.spec;
+    this.#layout = new Layout(o.spec);
     this.#access = o.access;
     this.#tenant = column(o.spec.tenant);
   }
 
   put(row: Row): void {
-    const entry = entryOf(this.#spec, row);
+    const entry = writeOf(this.#layout, row);
     this.#entries.set(entry, row);
-    this.#access.writer.put(`${this.#spec.name}/${row.sid}`, entry);
+    this.#access.writer.put(`${this.#layout.name}/${row.sid}`, entry);
   }
 
   async save(row: Row): Promise<void> {
     await this.#access.writer.flush();
     try {
-      await this.#access.upserts.run(this.#access.database.db, [entryOf(this.#spec, row)]);
+      await this.#access.write([writeOf(this.#layout, row)]);
     } catch (thrown) {
       if (this.#access.database.isConflict(thrown)) {
-        throw new GatewayError('STORE_CONFLICT', { table: this.#spec.name }, { cause: thrown });
+        throw new GatewayError('STORE_CONFLICT', { table: this.#layout.name }, { cause: thrown });
       }
       throw failure(thrown);
     }
-    this.#access.changed(this.#spec.name, this.#tenantOf(row), row.sid);
+    this.#access.changed(this.#layout.name, this.#tenantOf(row), row.sid);
   }
 
   async get(accountSid: AccountSid, sid: string): Promise<Row | null> {
-    const entry = this.#access.writer.pending(`${this.#spec.name}/${sid}`);
+    const entry = this.#access.writer.pending(`${this.#layout.name}/${sid}`);
     const waiting = entry && this.#entries.get(entry);
     if (waiting) return this.#tenantOf(waiting) === accountSid ? waiting : null;
     const columns = await guarded(() =>
       this.#access.database.db
-        .selectFrom(this.#spec.name)
+        .selectFrom(this.#layout.name)
         .selectAll()
         .where(this.#tenant, '=', accountSid)
         .where('sid', '=', sid)
         .executeTakeFirst(),
     );
-    return columns ? decode(this.#spec, columns) : null;
+    return columns ? this.#layout.row(columns) : null;
   }
 
   async list(query: ListQuery<Row>): Promise<readonly Row[]> {
     await this.#access.writer.flush();
     const order = query.backward ? 'asc' : 'desc';
     let select = this.#access.database.db
-      .selectFrom(this.#spec.name)
+      .selectFrom(this.#layout.name)
       .selectAll()
       .where(this.#tenant, '=', query.accountSid)
       .orderBy('date_created_ms', order)
@@ -153,7 +146,7 @@ class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCr
         ]),
       );
     }
-    const rows = (await guarded(() => select.execute())).map((one) => decode(this.#spec, one));
+    const rows = (await guarded(() => select.execute())).map((one) => this.#layout.row(one));
     return query.backward ? rows.reverse() : rows;
   }
 
@@ -161,13 +154,13 @@ class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCr
     await this.#access.writer.flush();
     const result = await guarded(() =>
       this.#access.database.db
-        .deleteFrom(this.#spec.name)
+        .deleteFrom(this.#layout.name)
         .where(this.#tenant, '=', accountSid)
         .where('sid', '=', sid)
         .executeTakeFirst(),
     );
     if (result.numDeletedRows === 0n) return false;
-    this.#access.changed(this.#spec.name, accountSid, sid);
+    this.#access.changed(this.#layout.name, accountSid, sid);
     return true;
   }
 
@@ -175,49 +168,48 @@ class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCr
     await this.#access.writer.flush();
     const rows = await guarded(() =>
       this.#access.database.db
-        .selectFrom(this.#spec.name)
+        .selectFrom(this.#layout.name)
         .selectAll()
         .orderBy('date_created_ms')
         .orderBy('sid')
         .limit(rowsMax)
         .execute(),
     );
-    return rows.map((one) => decode(this.#spec, one));
+    return rows.map((one) => this.#layout.row(one));
   }
 
   #tenantOf(row: Row): string {
-    return String(row[this.#spec.tenant]);
+    return String(row[this.#layout.tenant]);
   }
 }
 
-class SqlCallEvents implements CallEvents {
+class SqlCallTraces implements CallTraces {
   readonly #access: Access;
-  readonly #perCallMax: number;
+  readonly #layout = new Layout(CALL_TRACES);
+  readonly #eventsMax: number;
 
   constructor(o: { access: Access; callEventsMax: number }) {
     this.#access = o.access;
-    this.#perCallMax = o.callEventsMax;
+    this.#eventsMax = o.callEventsMax;
   }
 
-  append(row: CallEventRow): void {
-    if (row.seq > this.#perCallMax) return;
-    const key = `${CALL_EVENTS.name}/${row.callSid}/${row.seq}`;
-    this.#access.writer.put(key, entryOf(CALL_EVENTS, row));
+  put(row: CallTraceRow): void {
+    const events = row.events.slice(0, this.#eventsMax);
+    const key = `${this.#layout.name}/${row.callSid}`;
+    this.#access.writer.put(key, writeOf(this.#layout, { ...row, events }));
   }
 
-  async list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEventRow[]> {
+  async list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEvent[]> {
     await this.#access.writer.flush();
-    const rows = await guarded(() =>
+    const columns = await guarded(() =>
       this.#access.database.db
-        .selectFrom(CALL_EVENTS.name)
+        .selectFrom(this.#layout.name)
         .selectAll()
         .where('account_sid', '=', accountSid)
         .where('call_sid', '=', callSid)
-        .orderBy('seq')
-        .limit(this.#perCallMax)
-        .execute(),
+        .executeTakeFirst(),
     );
-    return rows.map((one) => decode(CALL_EVENTS, one));
+    return columns ? this.#layout.row(columns).events : [];
   }
 }
 
@@ -234,11 +226,11 @@ export class SqlStore implements Store {
   readonly numbers: Table<NumberRow>;
   readonly trunks: Table<TrunkRow>;
   readonly calls: Table<CallRow>;
-  readonly callEvents: CallEvents;
+  readonly callTraces: CallTraces;
   readonly recordings: Table<RecordingRow>;
   readonly notifications: Table<NotificationRow>;
   readonly #database: Database;
-  readonly #writer: Writer<Entry>;
+  readonly #writer: Writer<RowWrite>;
   readonly #listeners: ((change: StoreChange) => void)[] = [];
   #closing: Promise<void> | null = null;
 
@@ -251,17 +243,15 @@ export class SqlStore implements Store {
   }) {
     const { database, options, clock, log, metrics } = o;
     this.#database = database;
-    const upserts = new Upserts();
-    const sink = {
-      write: (entries: readonly Entry[]) =>
-        database.db.transaction().execute((transaction) => upserts.run(transaction, entries)),
-      isRefusal: (thrown: unknown) => database.isConflict(thrown),
-    };
+    const upserts = new Upserts(database.db);
+    const write = (rows: readonly RowWrite[]): Promise<void> =>
+      database.write ? database.write(rows) : upserts.write(rows);
+    const sink = { write, isRefusal: (thrown: unknown) => database.isConflict(thrown) };
     this.#writer = new Writer({ options, clock, log, metrics, sink });
     const access: Access = {
       database,
       writer: this.#writer,
-      upserts,
+      write,
       changed: (table, accountSid, sid) => this.#changed(table, accountSid, sid),
     };
     this.accounts = new SqlTable({ spec: ACCOUNTS, access });
@@ -271,7 +261,7 @@ export class SqlStore implements Store {
     this.calls = new SqlTable({ spec: CALLS, access });
     this.recordings = new SqlTable({ spec: RECORDINGS, access });
     this.notifications = new SqlTable({ spec: NOTIFICATIONS, access });
-    this.callEvents = new SqlCallEvents({ access, callEventsMax: options.callEventsMax });
+    this.callTraces = new SqlCallTraces({ access, callEventsMax: options.callEventsMax });
   }
 
   async removeCall(accountSid: AccountSid, sid: CallSid): Promise<boolean> {
@@ -332,13 +322,13 @@ export class SqlStore implements Store {
 }
 
 async function removeRecords(transaction: Transaction<SqlSchema>, sids: string[]): Promise<void> {
-  for (const table of [CALL_EVENTS.name, NOTIFICATIONS.name]) {
+  for (const table of [CALL_TRACES.name, NOTIFICATIONS.name]) {
     await transaction.deleteFrom(table).where('call_sid', 'in', sids).execute();
   }
 }
 
-function entryOf<Row extends Fields<Row>>(spec: TableSpec<Row>, row: Row): Entry {
-  return { table: spec.name, key: spec.key.map(column), columns: () => encode(spec, row) };
+function writeOf<Row extends Fields<Row>>(layout: Layout<Row>, row: Row): RowWrite {
+  return { table: layout, values: () => layout.values(row) };
 }
 
 function condition<Row>(filter: Filter<Row>) {
@@ -346,50 +336,6 @@ function condition<Row>(filter: Filter<Row>) {
   if (filter.op !== 'contains') return sql<boolean>`${left} ${sql.raw(filter.op)} ${filter.value}`;
   const pattern = `%${String(filter.value).replace(/[\\%_]/g, '\\$&')}%`;
   return sql<boolean>`${left} like ${pattern} escape '\\'`;
-}
-
-/**
- * Writes entries in order, runs of one table in one statement each. Building a statement costs ten
- * times what running it does, so its text is built once for each table and number of rows.
- */
-class Upserts {
-  readonly #texts = new Map<string, string>();
-
-  async run(db: Kysely<SqlSchema>, entries: readonly Entry[]): Promise<void> {
-    let start = 0;
-    while (start < entries.length) {
-      const first = entries[start] as Entry;
-      const rows: SqlRow[] = [];
-      for (const entry of entries.slice(start, start + STATEMENT_ROWS_MAX)) {
-        if (entry.table !== first.table) break;
-        rows.push(entry.columns());
-      }
-      const values = rows.flatMap((row) => Object.values(row));
-      await db.executeQuery(CompiledQuery.raw(this.#text(db, first, rows), values));
-      start += rows.length;
-    }
-  }
-
-  /** Columns stand in the order of the table's spec in every row, so one text fits all. */
-  #text(db: Kysely<SqlSchema>, entry: Entry, rows: readonly SqlRow[]): string {
-    const name = `${entry.table}/${rows.length}`;
-    const known = this.#texts.get(name);
-    if (known !== undefined) return known;
-    const changing = Object.keys(rows[0] ?? {}).filter((one) => !entry.key.includes(one));
-    const { sql: text } = db
-      .insertInto(entry.table)
-      .values(rows)
-      .onConflict((conflict) =>
-        conflict.columns([...entry.key]).doUpdateSet((excluded) => {
-          const set: Record<string, ReturnType<typeof excluded.ref>> = {};
-          for (const one of changing) set[one] = excluded.ref(`excluded.${one}`);
-          return set;
-        }),
-      )
-      .compile();
-    this.#texts.set(name, text);
-    return text;
-  }
 }
 
 async function guarded<T>(work: () => Promise<T>): Promise<T> {

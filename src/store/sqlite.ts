@@ -1,7 +1,8 @@
 /**
- * SQLite in the data directory: the default database. The only file with SQLite's own SQL (its
- * pragmas) and error codes. SQLite runs on the calling thread, so it is kept quick instead of
- * patient: WAL, no sync per commit, a short busy timeout, and the batch writer's retries.
+ * SQLite in the data directory: the default database. The only file with what is SQLite's own: its
+ * pragmas, prepared statements and error codes. SQLite runs on the calling thread, so it is kept
+ * quick instead of patient: WAL, no sync per commit, a short busy timeout, and the batch writer's
+ * retries.
  */
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -12,9 +13,10 @@ import { GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
 import { migrate } from './migrations.ts';
-import type { SqlSchema } from './schema.ts';
+import type { SqlSchema, TableShape } from './schema.ts';
 import { type Database, DEFAULT_STORE, SqlStore, type StoreOptions } from './sql.ts';
 import type { Store } from './store.ts';
+import { type RowWrite, upsertText } from './upserts.ts';
 
 export interface SqliteOptions {
   /** File name, or `:memory:`. Folders on the way are made. */
@@ -59,10 +61,35 @@ function open(options: SqliteOptions): Database {
   const db = new Kysely<SqlSchema>({ dialect: new SqliteDialect({ database: connection }) });
   return {
     db,
+    write: preparedWrite(connection, db),
     isConflict: (thrown) =>
       thrown instanceof Sqlite.SqliteError && thrown.code.startsWith('SQLITE_CONSTRAINT'),
     close: () => db.destroy(),
   };
+}
+
+/**
+ * Kysely prepares a statement each time it runs one, which costs more than running it: what is
+ * written for every call is prepared once here.
+ */
+function preparedWrite(
+  connection: Sqlite.Database,
+  db: Kysely<SqlSchema>,
+): (rows: readonly RowWrite[]) => Promise<void> {
+  const statements = new Map<TableShape, Sqlite.Statement>();
+  const statementOf = (table: TableShape): Sqlite.Statement => {
+    let statement = statements.get(table);
+    if (statement === undefined) {
+      statement = connection.prepare(upsertText(db, table, 1));
+      statements.set(table, statement);
+    }
+    return statement;
+  };
+  const writeAll = connection.transaction((rows: readonly RowWrite[]) => {
+    for (const row of rows) statementOf(row.table).run(row.values());
+  });
+  // Under Kysely's lock of the connection: never inside a transaction that it has open.
+  return (rows) => db.connection().execute(async () => writeAll(rows));
 }
 
 /** The file holds auth tokens and trunk passwords: its owner's alone. WAL files take its mode. */

@@ -85,6 +85,9 @@ export interface TrunkRow {
   readonly username: string | null;
   readonly password: Secret | null;
   readonly realm: string | null;
+  /** What its calls from other addresses prove themselves with; no two trunks share a name. */
+  readonly inboundUsername: string | null;
+  readonly inboundPassword: Secret | null;
   /** CIDR blocks from which its calls come. */
   readonly inboundAddresses: readonly string[];
   /** What it takes outbound: a number, or a prefix that ends in `*`. */
@@ -138,13 +141,18 @@ export interface CallRow {
 }
 
 /** One line of a call's trace; `seq` counts from 1 within the call. */
-export interface CallEventRow {
-  readonly callSid: CallSid;
-  readonly accountSid: AccountSid;
+export type CallEvent = {
   readonly seq: number;
   readonly atMs: number;
   readonly kind: string;
   readonly data: JsonObject;
+};
+
+/** All that is kept of what happened to one call, oldest first. */
+export interface CallTraceRow {
+  readonly callSid: CallSid;
+  readonly accountSid: AccountSid;
+  readonly events: readonly CallEvent[];
 }
 
 export type RecordingStatus =
@@ -232,11 +240,11 @@ export interface Table<Row> {
   all(rowsMax: number): Promise<readonly Row[]>;
 }
 
-export interface CallEvents {
-  /** Queues one line; a seq over `callEventsMax` is left out, so one call cannot fill the disk. */
-  append(row: CallEventRow): void;
-  /** In order of seq; includes what is queued. */
-  list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEventRow[]>;
+export interface CallTraces {
+  /** Queues it; events over `callEventsMax` are left out, so one call cannot fill the disk. */
+  put(row: CallTraceRow): void;
+  /** In order of seq, empty when nothing is kept; includes what is queued. */
+  list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEvent[]>;
 }
 
 export type ConfigTable = 'accounts' | 'applications' | 'numbers' | 'trunks';
@@ -254,10 +262,10 @@ export interface Store {
   readonly numbers: Table<NumberRow>;
   readonly trunks: Table<TrunkRow>;
   readonly calls: Table<CallRow>;
-  readonly callEvents: CallEvents;
+  readonly callTraces: CallTraces;
   readonly recordings: Table<RecordingRow>;
   readonly notifications: Table<NotificationRow>;
-  /** Also removes the call's events and notifications; recordings stay, as the API promises. */
+  /** Also removes the call's trace and notifications; recordings stay, as the API promises. */
   removeCall(accountSid: AccountSid, sid: CallSid): Promise<boolean>;
   /** Removes ended calls that were created before, at most `rowsMax`; how many went. */
   pruneCalls(createdBeforeMs: number, rowsMax: number): Promise<number>;

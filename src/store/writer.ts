@@ -27,7 +27,8 @@ export interface WriterOptions {
 }
 
 export const DEFAULT_WRITER: WriterOptions = {
-  flushIntervalMs: 50,
+  /** A short call sets up within it, so its row is written at its start and at its end. */
+  flushIntervalMs: 250,
   /** About 3 ms of SQLite for call rows with their indexes; measured 60,000 rows a second. */
   batchRowsMax: 200,
   /** About 50 MB; ten minutes of 30 calls a second at five rows each. */
