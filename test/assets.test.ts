@@ -1,18 +1,15 @@
 /**
  * Prompts, speech and recordings with the real ffmpeg and espeak-ng: what comes out is listened to.
  */
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import type { FetchMedia, MediaResponse } from '../src/assets/fetch.ts';
 import { freshnessOf } from '../src/assets/freshness.ts';
-import {
-  DEFAULT_LIBRARY_OPTIONS,
-  type FetchMedia,
-  Library,
-  type LibraryOptions,
-  type MediaResponse,
-} from '../src/assets/library.ts';
+import { DEFAULT_LIBRARY_OPTIONS, Library, type LibraryOptions } from '../src/assets/library.ts';
 import { DEFAULT_RECORDINGS_OPTIONS, Recordings } from '../src/assets/recordings.ts';
+import { claimedRateHz } from '../src/assets/source-rate.ts';
 import { DEFAULT_SPEECH_OPTIONS, EspeakSpeech, type SpeechNode } from '../src/assets/speech.ts';
 import {
   DEFAULT_TRANSCODER_OPTIONS,
@@ -26,15 +23,16 @@ import { type Clock, realClock } from '../src/core/clock.ts';
 import { asGatewayError, GatewayError } from '../src/core/errors.ts';
 import { silentLog } from '../src/core/log.ts';
 import { type AccountSid, newSid } from '../src/core/sid.ts';
+import { AccountPrompts } from '../src/verbs/prompts.ts';
 import {
-  encodeMuLaw,
+  encodeUlaw,
   firstChannel,
   likeness,
-  readWav,
+  readChannels,
   shareAt,
   sine,
   wavOf,
-} from './support/listen.ts';
+} from './support/sound.ts';
 
 const MEDIA = new URL('../../shared/data/media/', import.meta.url).pathname;
 const RATE_HZ = 8000;
@@ -89,14 +87,14 @@ t.test('every format a <Play> may name sounds like its source', async (t) => {
   const inputs = [
     { format: 'wav', input: wav },
     { format: 'mp3', input: readFileSync(mp3.path) },
-    { format: 'mulaw', input: Buffer.from(encodeMuLaw(tone)) },
+    { format: 'mulaw', input: Buffer.from(encodeUlaw(tone)) },
   ] as const;
 
   for (const { format, input } of inputs) {
     for (const sampleRateHz of [8000, 16000] as const) {
       const output = join(directory, `${format}-${sampleRateHz}.wav`);
       const file = await transcoder.toWav({ input, format, sampleRateHz, output, subject: format });
-      const sound = readWav(file.path);
+      const sound = readChannels(file.path);
 
       t.equal(sound.sampleRateHz, sampleRateHz);
       t.equal(sound.channels.length, 1);
@@ -123,12 +121,12 @@ t.test('an Opus file of real speech is the speech', { skip: !existsSync(MEDIA) }
   const directory = t.testdir();
   const input = readFileSync(`${MEDIA}speech-en.opus`);
   const output = join(directory, 'speech.wav');
-  const wanted = firstChannel(readWav(`${MEDIA}speech-en-8k.wav`)).subarray(8000, 24000);
+  const wanted = firstChannel(readChannels(`${MEDIA}speech-en-8k.wav`)).subarray(8000, 24000);
 
   const job = { input, format: 'ogg', sampleRateHz: 8000, output, subject: 'speech' } as const;
   const file = await makeTranscoder().toWav(job);
 
-  const heard = firstChannel(readWav(file.path)).subarray(7900, 25000);
+  const heard = firstChannel(readChannels(file.path)).subarray(7900, 25000);
   t.ok(likeness(wanted, heard, 400).score > 0.8);
 });
 
@@ -160,8 +158,8 @@ t.test('a decoder is stopped by time, by size and by its caller', async (t) => {
   const long = { input: Buffer.alloc(4_000_000), format: 'mulaw', sampleRateHz: 16000 } as const;
   const job = { ...long, output, subject: 'bomb' };
 
-  const tooLong = makeTranscoder({ outputBytesMax: 100_000 }).toWav(job);
-  t.match(await tooLong.catch((error) => error.message), /more than 100000 bytes/);
+  const tooLong = makeTranscoder({ durationMsMax: 3_000 }).toWav(job);
+  t.match(await tooLong.catch((error) => error.message), /longer than 3 s/);
   const slow = makeTranscoder({ timeoutMs: 1 }).toWav(job);
   t.match(await slow.catch((error) => error.message), /within 1 ms/);
   const given = new AbortController();
@@ -171,6 +169,75 @@ t.test('a decoder is stopped by time, by size and by its caller', async (t) => {
   const missing = makeTranscoder({ command: 'no-such-program' }).toWav(job);
   t.equal(await codeOf(missing), 'INTERNAL');
   t.same(readdirSync(directory), []);
+});
+
+/** A hundred kB that claim to be `rateHz`: at 1 Hz more than a day of audio. */
+function wavClaiming(rateHz: number): Buffer {
+  const wav = wavOf([new Float64Array(50_000)], 8000);
+  wav.writeUInt32LE(rateHz, 24);
+  wav.writeUInt32LE((rateHz * 2) % 2 ** 32, 28);
+  return wav;
+}
+
+t.test('a small WAV that claims one sample a second does not become gigabytes', async (t) => {
+  const directory = t.testdir();
+  const output = join(directory, 'out.wav');
+  const job = { format: 'wav', sampleRateHz: 16000, output, subject: 'bomb' } as const;
+  const source = join(directory, 'source.wav');
+  writeFileSync(source, wavClaiming(1));
+
+  for (const rateHz of [0, 1, 3_999, 192_001, 0xffffffff]) {
+    const made = makeTranscoder().toWav({ ...job, input: wavClaiming(rateHz) });
+    const message = await made.then(
+      () => 'played',
+      (error) => error.message,
+    );
+    t.match(message, `a sample rate of ${rateHz} Hz`);
+  }
+  t.equal(await codeOf(makeTranscoder().toWav({ ...job, input: source })), 'PLAY_CONTENT');
+  // Where the claim is not seen, the child itself is bounded.
+  const unseen = makeTranscoder({ sourceRateHzMin: 0, durationMsMax: 86_400_000 });
+  t.equal(await codeOf(unseen.toWav({ ...job, input: wavClaiming(1) })), 'PLAY_CONTENT');
+  t.equal((await makeTranscoder().toWav({ ...job, input: wavClaiming(44_100) })).durationMs, 1134);
+});
+
+t.test('the rate a file claims is found in every format that has one', async (t) => {
+  const kinds: readonly (readonly string[])[] = [
+    ['wav', 'pcm_s16le'],
+    ['aiff', 'pcm_s16be'],
+    ['au', 'pcm_mulaw'],
+    ['ogg', 'flac'],
+    ['ogg', 'vorbis', '-strict', '-2', '-ac', '2'],
+  ];
+  for (const [format = '', codec = '', ...more] of kinds) {
+    const tone = ['-f', 'lavfi', '-i', 'sine=440:r=11025:d=0.1', '-c:a', codec, ...more];
+    const args = ['-nostdin', '-loglevel', 'error', ...tone, '-f', format, 'pipe:1'];
+    const { stdout } = spawnSync('ffmpeg', args);
+    t.equal(claimedRateHz(stdout.subarray(0, 4096)), 11_025, `${format} ${codec}`);
+  }
+  t.equal(claimedRateHz(Buffer.from('ID3')), null);
+  t.equal(claimedRateHz(Buffer.from('RIFF....WAVEfmt ')), null, 'cut short');
+  t.equal(claimedRateHz(Buffer.from('FORM....AIFFCOMM')), null);
+});
+
+t.test('the decoder runs within bounds of memory and time, and writes no file', async (t) => {
+  const directory = t.testdir();
+  const command = join(directory, 'decoder');
+  const asked = 'echo "$(ulimit -d) $(ulimit -t) $(ulimit -f) $(ulimit -c)" >&2; exit 1';
+  writeFileSync(command, `#!/bin/sh\n${asked}\n`, { mode: 0o700 });
+  const job = { input: Buffer.alloc(100), format: 'mulaw', sampleRateHz: 8000 } as const;
+  const output = join(directory, 'out.wav');
+
+  const made = makeTranscoder({ command }).toWav({ ...job, output, subject: 'x' });
+  const message = await made.then(
+    () => 'played',
+    (error) => error.message,
+  );
+  t.match(message, /: 262144 10 0 0$/);
+
+  writeFileSync(command, '#!/bin/sh\nkill -XCPU $$\n', { mode: 0o700 });
+  const spent = makeTranscoder({ command }).toWav({ ...job, output, subject: 'x' });
+  t.match(await spent.catch((error) => error.message), /more time or memory/);
 });
 
 t.test('jobs wait their turn, leave when given up, and too many are refused', async (t) => {
@@ -229,6 +296,14 @@ t.test('markup is built from a list and text cannot become markup', async (t) =>
     '<speak>&lt;audio src="/etc/passwd"/&gt;</speak>\n',
   );
   t.equal(markupOf('[[h@l0U]]'), '<speak>[ [h@l0U]]</speak>\n');
+  t.equal(markupOf('[[[h@l0U]]'), '<speak>[ [ [h@l0U]]</speak>\n');
+  for (const split of [
+    markupOf('[', '[h@l0U]]'),
+    markupOf('[', element('w', {}, '[h@l0U]]')),
+    markupOf(element('phoneme', {}, '['), element('sub', { alias: '[h@l0U]]' })),
+  ]) {
+    t.notMatch(split, '[[', 'nor when it is put together from pieces');
+  }
   t.equal(markupOf(element('audio', { src: '/etc/passwd' }, 'hi')), '<speak>hi</speak>\n');
   t.equal(
     markupOf('x', element('break', { time: '99s' })),
@@ -430,7 +505,7 @@ t.test('a changed prompt is heard after revalidation', async (t) => {
   const library = makeLibrary({ directory: t.testdir(), origin, options: { sampleRateHz: 8000 } });
   await library.start();
   const heard = (path: string, hz: number): number =>
-    shareAt(firstChannel(readWav(path)), RATE_HZ, hz);
+    shareAt(firstChannel(readChannels(path)), RATE_HZ, hz);
 
   const first = await library.prepare(urlPrompt(PLAIN));
   t.ok(heard(first.path, 400) > 0.9);
@@ -515,7 +590,11 @@ t.test('a caller that leaves does not take the fetch from the others', async (t)
 t.test('the cache keeps its bounds and never evicts what is played', async (t) => {
   const origin = makeOrigin(() => ({ headers: { 'cache-control': 'max-age=600' } }));
   const directory = t.testdir();
-  const library = makeLibrary({ directory, origin, options: { entriesMax: 2 } });
+  const library = makeLibrary({
+    directory,
+    origin,
+    options: { entriesMax: 2, accountSharePercent: 100 },
+  });
   await library.start();
   const get = (name: string) => library.prepare(urlPrompt(`http://app.test/${name}`));
 
@@ -528,6 +607,128 @@ t.test('the cache keeps its bounds and never evicts what is played', async (t) =
   t.notOk(existsSync(b.path), 'b made room');
   t.equal(library.size, 2);
   t.equal(readdirSync(directory).filter((name) => name.endsWith('.wav')).length, 2);
+});
+
+t.test('one account cannot hold the whole cache', async (t) => {
+  const origin = makeOrigin(() => ({ headers: { 'cache-control': 'max-age=600' } }));
+  const options = { entriesMax: 4, accountSharePercent: 50 };
+  const library = makeLibrary({ directory: t.testdir(), origin, options });
+  await library.start();
+  const get = (scope: string, name: string) =>
+    library.prepare({ kind: 'url', scope, url: `http://app.test/${name}` });
+
+  const a = await get('AC1', 'a');
+  const b = await get('AC1', 'b');
+  const again = await get('AC1', 'b');
+  t.equal(await codeOf(get('AC1', 'c')), 'OVERLOADED');
+  t.equal(origin.asked.length, 2, 'and it is not even fetched');
+  await get('AC2', 'c');
+  b.release();
+  t.equal(await codeOf(get('AC1', 'd')), 'OVERLOADED', 'another call plays it still');
+  again.release();
+  again.release();
+  await get('AC1', 'd');
+  a.release();
+
+  const bytes = makeLibrary({ directory: t.testdir(), origin, options: { bytesMax: 9_000 } });
+  await bytes.start();
+  const first = await bytes.prepare(urlPrompt('http://app.test/a'));
+  t.equal(await codeOf(bytes.prepare(urlPrompt('http://app.test/b'))), 'OVERLOADED');
+  first.release();
+  await bytes.prepare(urlPrompt('http://app.test/b'));
+});
+
+t.test('a prompt that may not be kept stays until its call has done with it', async (t) => {
+  const timers: (() => void)[] = [];
+  const clock: Clock = {
+    ...realClock,
+    timer: (delayMs, fn) => {
+      if (delayMs > 60_000) timers.push(fn);
+      return delayMs > 60_000 ? { cancel: () => undefined } : realClock.timer(delayMs, fn);
+    },
+  };
+  const origin = makeOrigin(() => ({ headers: { 'cache-control': 'no-store' } }));
+  const library = makeLibrary({ directory: t.testdir(), origin });
+  await library.start();
+  const accountSid = newSid('AC', realClock);
+  const recordings = new Recordings({
+    directory: t.testdir(),
+    transcoder: makeTranscoder(),
+    options: DEFAULT_RECORDINGS_OPTIONS,
+  });
+  const parts = { accountSid, clock, library, recordings, publicUrl: 'http://gw' };
+  const prompts = new AccountPrompts(parts);
+
+  const waiting = await prompts.audio(PLAIN);
+  for (const fire of timers) fire();
+  t.ok(existsSync(waiting.path), 'however long it waits to be played');
+  const other = await prompts.audio(PLAIN);
+  t.not(other.path, waiting.path, 'and nobody else is given it or puts his own in its place');
+  waiting.release();
+  t.notOk(existsSync(waiting.path));
+  t.ok(existsSync(other.path));
+  other.release();
+  t.equal(library.size, 0);
+});
+
+t.test('an origin that takes back its leave to keep a prompt is heeded', async (t) => {
+  const clock = movableClock();
+  let control = 'max-age=10';
+  const origin = makeOrigin(() => ({ headers: { 'cache-control': control } }));
+  const directory = t.testdir();
+  const library = makeLibrary({ directory, origin, clock });
+  await library.start();
+  const played = await library.prepare(urlPrompt(PLAIN));
+  (await library.prepare(urlPrompt(PLAIN))).release();
+
+  clock.skipMs = 11_000;
+  control = 'no-store';
+  (await library.prepare(urlPrompt(PLAIN))).release();
+  t.ok(existsSync(played.path), 'a call is playing it');
+  played.release();
+  t.same(readdirSync(directory), []);
+});
+
+t.test('what a URL carries is in no error about it', async (t) => {
+  const url = 'http://user:CANARY@app.test/a.wav?tok=CANARY';
+  const origin = makeOrigin(() => ({ status: 404 }));
+  const options = { fetchBytesMax: 1000 };
+  const library = makeLibrary({ directory: t.testdir(), origin, options });
+  await library.start();
+  const answers: Parameters<typeof makeOrigin>[0][] = [
+    () => ({ status: 404 }),
+    () => ({ headers: { 'content-type': 'text/html' }, body: Buffer.from('<html>') }),
+    () => ({ body: Buffer.alloc(0) }),
+    () => ({ body: Buffer.alloc(1001) }),
+    () => ({ body: Buffer.from('RIFF\xff\xff\xff\xffWAVE', 'latin1') }),
+    () => ({ body: wavClaiming(1).subarray(0, 900) }),
+  ];
+  const told = (thrown: unknown): string => {
+    const { message, details, stack } = asGatewayError(thrown);
+    return JSON.stringify([message, details, stack]);
+  };
+  for (const answer of answers) {
+    origin.answer = answer;
+    const text = await library.prepare(urlPrompt(url)).then(() => 'played', told);
+    t.match(text, 'http://app.test/a.wav');
+    t.notMatch(text, 'CANARY');
+  }
+  const late = makeLibrary({
+    directory: t.testdir(),
+    origin: {
+      ...origin,
+      fetchMedia: (_url, _conditions, signal) =>
+        new Promise((_, reject) => {
+          signal.addEventListener('abort', () => reject(asGatewayError(signal.reason)));
+        }),
+    },
+    options: { prepareTimeoutMs: 20 },
+  });
+  await late.start();
+  // Nothing else keeps the process awake for the deadline.
+  const awake = setTimeout(() => undefined, 1_000);
+  t.notMatch(await late.prepare(urlPrompt(url)).then(() => 'CANARY', told), 'CANARY');
+  clearTimeout(awake);
 });
 
 t.test('the cache outlives the process and sweeps what was half done', async (t) => {
@@ -554,14 +755,18 @@ t.test('speech is spoken once and kept', async (t) => {
   const speech = { content: ['Hello, and welcome.'], voice: 'woman', language: 'en-US' };
 
   const startedMs = performance.now();
-  const first = await library.prepare({ kind: 'speech', speech });
+  const first = await library.prepare({ kind: 'speech', scope: 'AC1', speech });
   const spokenMs = performance.now() - startedMs;
-  const second = await library.prepare({ kind: 'speech', speech });
-  const man = await library.prepare({ kind: 'speech', speech: { ...speech, voice: 'man' } });
+  const second = await library.prepare({ kind: 'speech', scope: 'AC1', speech });
+  const man = await library.prepare({
+    kind: 'speech',
+    scope: 'AC1',
+    speech: { ...speech, voice: 'man' },
+  });
 
   t.equal(second.path, first.path);
   t.not(man.path, first.path);
-  const sound = readWav(first.path);
+  const sound = readChannels(first.path);
   t.equal(sound.sampleRateHz, 16000);
   t.ok(Math.max(...firstChannel(sound)) > 0.05, 'it is not silence');
   t.comment(`first prompt after ${Math.round(spokenMs)} ms`);
@@ -622,7 +827,7 @@ t.test('recordings lie in their account, have a length, an MP3, and go', async (
     output,
     subject: 'mp3',
   } as const;
-  const heard = firstChannel(readWav((await transcoder.toWav(job)).path)).subarray(1000, 4000);
+  const heard = firstChannel(readChannels((await transcoder.toWav(job)).path)).subarray(1000, 4000);
   t.ok(
     shareAt(heard, 8000, 440) > 0.3 && shareAt(heard, 8000, 660) > 0.3,
     'both channels are there',

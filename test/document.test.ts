@@ -129,6 +129,8 @@ t.test('what is not understood is a warning and the rest runs', async (t) => {
     ['<Dial answerOnBridge="1">1</Dial>', ['Dial'], [13219]],
     ['<Dial ringTone="xx">1</Dial>', ['Dial'], [13220]],
     ['<Dial><Number sendDigits="call me">1</Number></Dial>', ['Dial'], [13222]],
+    ['<Dial referUrl="/r" callReason="r" passports="p">1</Dial>', ['Dial'], [12200, 12200, 12200]],
+    ['<Dial><Number byoc="BY1">1</Number></Dial>', ['Dial'], [12200]],
     ['<Redirect method="PUT">/x</Redirect>', ['Redirect'], [13710]],
     ['<Reject reason="rude"/>', ['Reject'], [13810]],
     ['<Record transcribe="true"/>', ['Record'], [12200]],
@@ -140,6 +142,12 @@ t.test('what is not understood is a warning and the rest runs', async (t) => {
     const found = read(`<Response>${body}</Response>`);
     t.same([found.verbs, found.numbers], [verbs, numbers], body);
   }
+});
+
+t.test('a warning about keys does not repeat them', async (t) => {
+  const { warnings } = read('<Response><Play digits="1234 5678"/></Response>');
+
+  t.match(warnings[0]?.text, '<Play digits="…">: expected keys');
 });
 
 t.test('a warning says where', async (t) => {

@@ -7,10 +7,15 @@ import t from 'tap';
 import { AddressGuard, AddressSet, classifyAddress } from '../src/core/address.ts';
 import { realClock } from '../src/core/clock.ts';
 import { GatewayError } from '../src/core/errors.ts';
-import { Secret } from '../src/core/log.ts';
+import { Secret, silentLog } from '../src/core/log.ts';
+import type { AccountSid, CallSid } from '../src/core/sid.ts';
+import { Callbacks, DEFAULT_CALLBACKS } from '../src/events/callbacks.ts';
 import { DEFAULT_HTTP_CLIENT, HttpClient, type HttpRequest } from '../src/http/client.ts';
 import { type ConnectionPolicy, connectionPolicy } from '../src/http/overrides.ts';
 import { signableUrl, signWebhook } from '../src/http/signature.ts';
+import { shown, withoutUserInfo } from '../src/http/url.ts';
+import { Application, DEFAULT_APPLICATION } from '../src/verbs/application.ts';
+import { startAppServer } from './support/app-server.ts';
 
 const POLICY: ConnectionPolicy = {
   connectMs: 500,
@@ -233,4 +238,74 @@ t.test('overrides change retries and times, and bad ones are refused', async (t)
   t.throws(() => connectionPolicy('http://h/#rp=6xx', POLICY), { code: 'APP_OVERRIDE_POLICY' });
   await http.close();
   server.close();
+});
+
+t.test('every hop of a redirected webhook is signed as its receiver sees it', async (t) => {
+  const authToken = new Secret('f'.repeat(32));
+  const app = await startAppServer({ authToken: authToken.reveal() });
+  for (const status of [302, 307]) {
+    app.on(`/${status}`, (_, response) => {
+      response.writeHead(status, { location: `/end?after=${status}&a='b'` }).end();
+      return undefined;
+    });
+  }
+  app.on('/end', () => '<Response/>');
+  const http = client();
+  const parts = { clock: realClock, http, policy: POLICY };
+  const application = new Application({
+    ...parts,
+    ...DEFAULT_APPLICATION,
+    onWebhook: () => undefined,
+  });
+  const callbacks = new Callbacks({
+    ...parts,
+    ...DEFAULT_CALLBACKS,
+    log: silentLog,
+    onOutcome: () => undefined,
+  });
+  const callSid = `CA${'1'.repeat(32)}` as CallSid;
+  const account = { sid: `AC${'1'.repeat(32)}` as AccountSid, authToken };
+  for (const method of ['POST', 'GET'] as const) {
+    for (const status of [302, 307]) {
+      const url = `${app.base.replace('//', '//user:pass@')}/${status}?x=${method}#ct=400`;
+      await application.fetch({
+        url,
+        method,
+        params: { Digits: '1', From: '+1' },
+        callSid,
+        account,
+      });
+      callbacks.send({ callSid, url, method, params: [['CallStatus', 'busy']], authToken });
+    }
+  }
+  await callbacks.drain(2_000);
+
+  t.equal(app.seen.length, 16);
+  t.same(
+    app.seen.filter((request) => !request.isSigned).map(({ method, path }) => `${method} ${path}`),
+    [],
+  );
+  const posted = app.seen.filter(({ path, method }) => path === '/end' && method === 'POST');
+  t.same(posted.map(({ params }) => params.Digits ?? params.CallStatus).sort(), ['1', 'busy']);
+  await http.close();
+  await app.close();
+});
+
+t.test('a URL is shown without what may be secret in it, in every spelling', async (t) => {
+  const table: readonly (readonly [string, string, string])[] = [
+    ['http://u:p@h/a?b=1#c', 'http://h/a', 'http://h/a?b=1#c'],
+    ['http://h/a?mail=u@x', 'http://h/a', 'http://h/a?mail=u@x'],
+    ['http://u:p@q@h/x@y', 'http://h/x@y', 'http://h/x@y'],
+    ['https:u:p@h/q?1', 'https://h/q', 'https://h/q?1'],
+    ['http://u:p@not a host/x?k', 'http://not a host/x', 'http://not a host/x?k'],
+    ['/x?y=1', '/x', '/x?y=1'],
+    ['sip:bob@h', 'sip:bob@h', 'sip:bob@h'],
+  ];
+  for (const [url, brief, whole] of table) {
+    t.equal(shown(url), brief, url);
+    t.equal(withoutUserInfo(url), whole, url);
+  }
+  t.throws(() => connectionPolicy('http://u:p@h/?t=1#key=CANARY', POLICY), {
+    message: 'http://h/: bad connection override key',
+  });
 });

@@ -131,3 +131,39 @@ t.test('cookies come back, redirects are followed, relative actions resolve', as
   t.match(next.headers.cookie, 'session=abc');
   t.ok(next.isSigned, 'a signed GET covers its query');
 });
+
+t.test('what an app writes into a URL is in no log, trace or notification', async (t) => {
+  const app = await startAppServer({ authToken: TEST_TOKEN });
+  const secret = app.base.replace('//', '//user:CANARY@');
+  const gateway = await startGateway({
+    TANDEM_APP_URL: `${secret}/voice`,
+    TANDEM_LOG_LEVEL: 'debug',
+  });
+  const caller = await startPhone();
+  t.teardown(async () => {
+    await caller.close();
+    await gateway.stop();
+    await app.close();
+  });
+  app.on(
+    '/voice',
+    () => `<Response><Bogus/><Play>${secret}/missing.wav?tok=CANARY</Play></Response>`,
+  );
+
+  await caller.call('sip:x@127.0.0.1', gateway.sipPort);
+  const { params } = await app.waitFor('/voice');
+  await caller.waitFor((message) => message.firstLine.startsWith('BYE'));
+
+  const call = `Calls/${params.CallSid}`;
+  const notes = await gateway.rest('GET', `${call}/Notifications.json`);
+  t.same(notes.json.notifications.map((note: { error_code: string }) => note.error_code).sort(), [
+    '11200',
+    '12200',
+  ]);
+  t.match(notes.text, `${app.base}/missing.wav`);
+  const trace = await gateway.rest('GET', `${call}/Trace.json`);
+  t.equal(trace.status, 200);
+  t.match(trace.text, '/voice');
+  const logged = gateway.lines.filter((line) => line.startsWith('{')).join('\n');
+  for (const text of [notes.text, trace.text, logged]) t.notMatch(text, 'CANARY');
+});

@@ -6,45 +6,30 @@
  * It is a private HTTP cache per account (RFC 9111): Cache-Control and Expires say how long a file
  * is fresh, ETag and Last-Modified how to ask again; when the origin is down a stale prompt is
  * played unless the origin forbade that (§4.2.4). POST is never kept. Bounded by bytes and number;
- * what a call still plays is not evicted. Fetching is handed in: redirects, address guard and
- * connection limits are the HTTP client's.
+ * what a call holds is not evicted until it lets go, so an account may hold only its share.
+ * Fetching is handed in: redirects, address guard and connection limits are the HTTP client's.
  */
 import { createHash } from 'node:crypto';
-import { createWriteStream, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
+import { shown } from '../http/url.ts';
+import { discard, download, type FetchMedia } from './fetch.ts';
 import { type Freshness, freshnessOf, mayServeStale, NEVER_STALE, NOT_KEPT } from './freshness.ts';
+import { Holds } from './holds.ts';
 import type { SpeechProvider, SpeechRequest } from './speech.ts';
 import { recognizeFormat, type SampleRateHz, type Transcoder } from './transcoder.ts';
 
-export interface MediaResponse {
-  readonly status: number;
-  /** Names in lower case. */
-  readonly headers: Readonly<Record<string, string | undefined>>;
-  readonly body: AsyncIterable<Buffer>;
-}
-
-/** The HTTP client, as the library needs it. Rejects with the APP_ rows. */
-export type FetchMedia = (
-  url: string,
-  conditions: {
-    readonly method: 'GET' | 'POST';
-    readonly etag?: string;
-    readonly lastModified?: string;
-  },
-  signal: AbortSignal,
-) => Promise<MediaResponse>;
-
-export type PromptRequest = { readonly sampleRateHz?: SampleRateHz } & (
+export type PromptRequest = {
+  readonly sampleRateHz?: SampleRateHz;
+  /** Whose call it is: accounts do not share what they fetched, and each holds only its share. */
+  readonly scope: string;
+} & (
   | {
       readonly kind: 'url';
-      /** Whose call it is: accounts do not share what they fetched. */
-      readonly scope: string;
       readonly url: string;
       readonly method?: 'GET' | 'POST';
     }
@@ -54,7 +39,7 @@ export type PromptRequest = { readonly sampleRateHz?: SampleRateHz } & (
 export interface Prompt {
   readonly path: string;
   readonly durationMs: number;
-  /** Says that the file is no longer played. Idempotent. */
+  /** Says that the file is no longer played; until then it stays. Idempotent. */
   release(): void;
 }
 
@@ -68,8 +53,8 @@ export interface LibraryOptions {
   readonly defaultFreshMs: number;
   /** How long a stale prompt stands in for an origin that is down. */
   readonly staleMsMax: number;
-  /** A prompt that nobody released counts as played to its end after so long. */
-  readonly holdMsMax: number;
+  /** Of `bytesMax` and `entriesMax`: what calls of one account may hold at one time. */
+  readonly accountSharePercent: number;
   readonly sampleRateHz: SampleRateHz;
 }
 
@@ -80,7 +65,7 @@ export const DEFAULT_LIBRARY_OPTIONS: LibraryOptions = {
   prepareTimeoutMs: 30_000,
   defaultFreshMs: 60_000,
   staleMsMax: 86_400_000,
-  holdMsMax: 14_400_000,
+  accountSharePercent: 50,
   sampleRateHz: 16_000,
 };
 
@@ -90,8 +75,8 @@ interface Entry {
   durationMs: number;
   bytes: number;
   freshness: Freshness;
-  /** Until when each call that plays it holds it, monotonic ms. */
-  readonly holds: Set<{ untilMs: number }>;
+  /** What made it or asked for it anew last; those who wait there will hold it. */
+  flight: Flight | null;
 }
 
 /** What lies beside each file, so that the cache outlives the process. */
@@ -103,7 +88,8 @@ interface Sidecar {
 interface Flight {
   readonly key: string;
   readonly promise: Promise<Entry>;
-  readonly controller: AbortController;
+  readonly signal: AbortSignal;
+  abort(reason: Error | undefined): void;
   waiting: number;
 }
 
@@ -123,6 +109,7 @@ export class Library {
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>();
   readonly #flights = new Map<string, Flight>();
+  readonly #holds = new Holds();
   #bytes = 0;
 
   constructor(parts: LibraryParts) {
@@ -165,20 +152,23 @@ export class Library {
     const known = this.#entries.get(key);
     if (known !== undefined && this.#isFresh(known)) {
       const isThere = await stat(known.path).catch(() => null);
-      if (isThere !== null && this.#entries.get(key) === known) return this.#hold(known);
+      if (isThere !== null && this.#entries.get(key) === known) {
+        return this.#hold(known, request.scope);
+      }
       this.#remove(known);
     }
+    this.#checkShare({ key, bytes: 0 }, request.scope);
     // Not shared: every POST asks anew.
     const isShared = request.kind === 'speech' || request.method !== 'POST';
     const flightKey = isShared ? key : `${key}-${this.#parts.clock.randomHex(8)}`;
     const flight = this.#flights.get(flightKey) ?? this.#launch(flightKey, request);
-    return this.#hold(await this.#join(flight, signal));
+    return this.#join(flight, request.scope, signal);
   }
 
   async close(): Promise<void> {
     const flights = [...this.#flights.values()];
     const reason = new GatewayError('MEDIA_UNAVAILABLE', { problem: 'closing' });
-    for (const flight of flights) flight.controller.abort(reason);
+    for (const flight of flights) flight.abort(reason);
     await Promise.allSettled(flights.map((flight) => flight.promise));
   }
 
@@ -187,19 +177,29 @@ export class Library {
   #launch(key: string, request: PromptRequest): Flight {
     const { clock, options } = this.#parts;
     const controller = new AbortController();
-    const url = request.kind === 'url' ? request.url : 'speech';
+    const url = request.kind === 'url' ? shown(request.url) : 'speech';
     const timeoutMs = options.prepareTimeoutMs;
     const deadline = clock.timer(timeoutMs, () => {
       controller.abort(new GatewayError('APP_TIMEOUT', { url, timeoutMs }));
     });
-    const promise = this.#make(key, request, controller.signal);
-    const flight: Flight = { key, promise, controller, waiting: 0 };
+    const { promise, resolve, reject } = Promise.withResolvers<Entry>();
+    const flight: Flight = {
+      key,
+      promise,
+      signal: controller.signal,
+      abort: (reason) => controller.abort(reason),
+      waiting: 0,
+    };
     const landed = (): void => {
       deadline.cancel();
       this.#land(flight);
     };
-    promise.then(landed, landed);
+    promise.then((entry) => {
+      landed();
+      this.#leave(entry.key);
+    }, landed);
     this.#flights.set(key, flight);
+    this.#make(flight, request).then(resolve, reject);
     return flight;
   }
 
@@ -208,58 +208,61 @@ export class Library {
   }
 
   /** A caller that leaves leaves the others their fetch; the last one ends it. */
-  async #join(flight: Flight, signal?: AbortSignal): Promise<Entry> {
+  async #join(flight: Flight, scope: string, signal?: AbortSignal): Promise<Prompt> {
     signal?.throwIfAborted();
     flight.waiting += 1;
     const left = Promise.withResolvers<never>();
     const leave = (): void => left.reject(signal?.reason);
     signal?.addEventListener('abort', leave, { once: true });
+    let entry: Entry | null = null;
     try {
-      return await Promise.race([flight.promise, left.promise]);
+      entry = await Promise.race([flight.promise, left.promise]);
+      // Before it counts as no longer waited for, so that nothing evicts it in between.
+      return this.#hold(entry, scope);
     } finally {
       signal?.removeEventListener('abort', leave);
       flight.waiting -= 1;
       if (flight.waiting === 0) {
         this.#land(flight);
-        flight.controller.abort(signal?.reason);
+        flight.abort(signal?.reason);
       }
+      if (entry !== null) this.#leave(entry.key);
     }
   }
 
-  async #make(key: string, request: PromptRequest, signal: AbortSignal): Promise<Entry> {
+  async #make(flight: Flight, request: PromptRequest): Promise<Entry> {
     const sampleRateHz = request.sampleRateHz ?? this.#parts.options.sampleRateHz;
-    if (request.kind === 'speech') return this.#speak(key, request.speech, sampleRateHz, signal);
-    const known = this.#entries.get(key);
+    if (request.kind === 'speech') return this.#speak(flight, request.speech, sampleRateHz);
+    const known = this.#entries.get(flight.key);
     try {
-      return await this.#fetch(key, request, sampleRateHz, signal);
+      return await this.#fetch(flight, request, sampleRateHz);
     } catch (thrown) {
       if (known === undefined || !this.#mayServeStale(known, asGatewayError(thrown))) throw thrown;
       const { code } = asGatewayError(thrown);
       this.#parts.log.warn({ code }, 'prompt origin is down, playing the stale copy');
+      known.flight = flight;
       return known;
     }
   }
 
-  async #speak(
-    key: string,
-    speech: SpeechRequest,
-    sampleRateHz: SampleRateHz,
-    signal: AbortSignal,
-  ): Promise<Entry> {
+  async #speak(flight: Flight, speech: SpeechRequest, sampleRateHz: SampleRateHz): Promise<Entry> {
+    const { key, signal } = flight;
     const input = await this.#parts.speech.synthesize(speech, signal);
     const wav = { input, format: 'wav', sampleRateHz, subject: 'speech' } as const;
     const file = await this.#parts.transcoder.toWav({ ...wav, output: this.#path(key) }, signal);
-    return this.#store(key, file, NEVER_STALE);
+    return this.#store(flight, key, file, NEVER_STALE);
   }
 
   async #fetch(
-    key: string,
+    flight: Flight,
     request: PromptRequest & { kind: 'url' },
     sampleRateHz: SampleRateHz,
-    signal: AbortSignal,
   ): Promise<Entry> {
+    const { key, signal } = flight;
     const { clock, fetchMedia, transcoder, options } = this.#parts;
     const { url, method = 'GET' } = request;
+    // Errors are told to people and kept in logs; what the URL carries may be secret.
+    const subject = shown(url);
     const known = method === 'GET' ? this.#entries.get(key) : undefined;
     const askedMs = clock.nowMs();
     const response = await fetchMedia(url, { method, ...validators(known) }, signal);
@@ -267,52 +270,32 @@ export class Library {
     const freshness = method === 'GET' ? told : NOT_KEPT;
     if (response.status === 304 && known !== undefined) {
       await discard(response.body);
+      known.flight = flight;
       return this.#refresh(known, freshness);
     }
     if (response.status < 200 || response.status > 299) {
       await discard(response.body);
-      throw new GatewayError('APP_STATUS', { url, status: response.status });
+      throw new GatewayError('APP_STATUS', { url: subject, status: response.status });
     }
     const input = join(this.#parts.directory, `${key}.${clock.randomHex(4)}.fetched`);
     try {
-      const head = await this.#download(url, response.body, input, signal);
+      const limit = { subject, bytesMax: options.fetchBytesMax };
+      const head = await download(response.body, input, limit, signal);
       const type = response.headers['content-type'] ?? '';
       const format = recognizeFormat(head, type);
       if (format === null) {
         const problem = `content type ${type.slice(0, 80) || 'unknown'}`;
-        throw new GatewayError('PLAY_CONTENT', { url, problem });
+        throw new GatewayError('PLAY_CONTENT', { url: subject, problem });
       }
-      const output = this.#path(key);
-      const wav = { input, format, sampleRateHz, output, subject: url };
+      // What may not be kept must not take the place of what another call was given.
+      const name = freshness.isKept ? key : `${key}-${clock.randomHex(8)}`;
+      const wav = { input, format, sampleRateHz, output: this.#path(name), subject };
       const file = await transcoder.toWav(wav, signal);
-      return await this.#store(key, file, freshness);
+      if (!freshness.isKept && known !== undefined) this.#disown(known);
+      return await this.#store(flight, name, file, freshness);
     } finally {
       await rm(input, { force: true });
     }
-  }
-
-  /** To a file first: a slow origin must not keep a transcoder busy. Returns the first bytes. */
-  async #download(
-    url: string,
-    body: AsyncIterable<Buffer>,
-    path: string,
-    signal: AbortSignal,
-  ): Promise<Buffer> {
-    const limit = this.#parts.options.fetchBytesMax;
-    let bytes = 0;
-    let head = Buffer.alloc(0);
-    const counted = async function* (source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-      for await (const chunk of source) {
-        bytes += chunk.length;
-        if (bytes > limit) throw new GatewayError('APP_BODY_TOO_LARGE', { url, limit });
-        if (head.length < HEAD_BYTES) head = Buffer.concat([head, chunk]).subarray(0, HEAD_BYTES);
-        yield chunk;
-      }
-    };
-    const file = createWriteStream(path, { flags: 'wx', mode: 0o600 });
-    await pipeline(Readable.from(body), counted, file, { signal });
-    if (bytes === 0) throw new GatewayError('PLAY_CONTENT', { url, problem: 'an empty body' });
-    return head;
   }
 
   // --- Entries ---------------------------------------------------------------------------------
@@ -330,6 +313,10 @@ export class Library {
     return join(this.#parts.directory, `${key}.wav`);
   }
 
+  #sidecar(key: string): string {
+    return join(this.#parts.directory, `${key}.json`);
+  }
+
   #isFresh(entry: Entry): boolean {
     return this.#parts.clock.nowMs() < entry.freshness.freshUntilMs;
   }
@@ -340,6 +327,7 @@ export class Library {
   }
 
   async #store(
+    flight: Flight,
     key: string,
     file: { readonly path: string; readonly durationMs: number; readonly bytes: number },
     freshness: Freshness,
@@ -347,8 +335,7 @@ export class Library {
     const replaced = this.#entries.get(key);
     if (replaced !== undefined) this.#bytes -= replaced.bytes;
     this.#entries.delete(key);
-    const holds = replaced?.holds ?? new Set<{ untilMs: number }>();
-    const entry: Entry = { key, ...file, freshness, holds };
+    const entry: Entry = { key, ...file, freshness, flight };
     try {
       this.#makeRoom(file.bytes);
     } catch (thrown) {
@@ -374,7 +361,7 @@ export class Library {
   }
 
   async #writeSidecar({ key, durationMs, freshness }: Entry): Promise<void> {
-    const path = join(this.#parts.directory, `${key}.json`);
+    const path = this.#sidecar(key);
     const sidecar: Sidecar = { durationMs, freshness };
     const partial = `${path}.${this.#parts.clock.randomHex(4)}.part`;
     await writeFile(partial, JSON.stringify(sidecar), { mode: 0o600 });
@@ -386,10 +373,10 @@ export class Library {
     const key = name.slice(0, -4);
     const path = this.#path(key);
     try {
-      const text = await readFile(join(this.#parts.directory, `${key}.json`), 'utf8');
+      const text = await readFile(this.#sidecar(key), 'utf8');
       const { durationMs, freshness } = JSON.parse(text) as Sidecar;
       const { size: bytes, mtimeMs: usedMs } = await stat(path);
-      return { entry: { key, path, durationMs, bytes, freshness, holds: new Set() }, usedMs };
+      return { entry: { key, path, durationMs, bytes, freshness, flight: null }, usedMs };
     } catch {
       return null;
     }
@@ -400,21 +387,42 @@ export class Library {
     this.#bytes += entry.bytes;
   }
 
-  #hold(entry: Entry): Prompt {
-    const { clock, options } = this.#parts;
-    const hold = { untilMs: clock.monotonicMs() + options.holdMsMax };
-    entry.holds.add(hold);
-    if (this.#entries.delete(entry.key)) this.#entries.set(entry.key, entry);
+  #hold(entry: Entry, scope: string): Prompt {
+    const { key, path, durationMs } = entry;
+    this.#checkShare(entry, scope);
+    const letGo = this.#holds.take(entry, scope);
+    if (this.#entries.delete(key)) this.#entries.set(key, entry);
     return {
-      path: entry.path,
-      durationMs: entry.durationMs,
+      path,
+      durationMs,
       release: () => {
-        entry.holds.delete(hold);
-        const present = this.#entries.get(entry.key);
-        if (present === undefined || present.freshness.isKept) return;
-        if (!this.#isHeld(present)) this.#remove(present);
+        if (letGo()) this.#leave(key);
       },
     };
+  }
+
+  /** Throws when this file would be more than an account may keep from being evicted. */
+  #checkShare(file: { readonly key: string; readonly bytes: number }, scope: string): void {
+    if (this.#holds.isHeldBy(file.key, scope)) return;
+    const { bytesMax, entriesMax, accountSharePercent } = this.#parts.options;
+    const share = accountSharePercent / 100;
+    const { bytes, files } = this.#holds.used(scope);
+    if (bytes + file.bytes <= bytesMax * share && files < entriesMax * share) return;
+    throw new GatewayError('OVERLOADED', { limit: 'cache.accountSharePercent' });
+  }
+
+  /** Somebody has done with it: what may not be kept goes with the last one. */
+  #leave(key: string): void {
+    const entry = this.#entries.get(key);
+    if (entry === undefined || entry.freshness.isKept || this.#isHeld(entry)) return;
+    this.#remove(entry);
+  }
+
+  /** Its origin says now that it may not be kept. */
+  #disown(entry: Entry): void {
+    entry.freshness = NOT_KEPT;
+    rmSync(this.#sidecar(entry.key), { force: true });
+    if (!this.#holds.has(entry.key)) this.#remove(entry);
   }
 
   /** Evicts what nobody plays, oldest use first, until `bytes` more fit. */
@@ -429,26 +437,20 @@ export class Library {
     if (!fits()) throw new GatewayError('OVERLOADED', { limit: 'cache.bytesMax' });
   }
 
-  #isHeld(entry: Entry): boolean {
-    const nowMs = this.#parts.clock.monotonicMs();
-    for (const hold of entry.holds) if (hold.untilMs < nowMs) entry.holds.delete(hold);
-    return entry.holds.size > 0 || this.#flights.has(entry.key);
+  #isHeld({ key, flight }: Entry): boolean {
+    return this.#holds.has(key) || this.#flights.has(key) || (flight?.waiting ?? 0) > 0;
   }
 
   #remove(entry: Entry): void {
     if (this.#entries.get(entry.key) !== entry) return;
     this.#entries.delete(entry.key);
     this.#bytes -= entry.bytes;
-    const sidecar = join(this.#parts.directory, `${entry.key}.json`);
-    for (const path of [entry.path, sidecar]) {
+    for (const path of [entry.path, this.#sidecar(entry.key)]) {
       // At once: a removal under way could hit the file that takes its place.
       rmSync(path, { force: true });
     }
   }
 }
-
-/** Enough for every mark `recognizeFormat` knows. */
-const HEAD_BYTES = 64;
 
 function validators(entry: Entry | undefined): { etag?: string; lastModified?: string } {
   if (entry === undefined) return {};
@@ -458,14 +460,3 @@ function validators(entry: Entry | undefined): { etag?: string; lastModified?: s
     ...(lastModified === undefined ? {} : { lastModified }),
   };
 }
-
-/** Reads a body nobody wants, so that its connection can be used again. */
-async function discard(body: AsyncIterable<Buffer>): Promise<void> {
-  let bytes = 0;
-  for await (const chunk of body) {
-    bytes += chunk.length;
-    if (bytes > DISCARD_BYTES_MAX) return;
-  }
-}
-
-const DISCARD_BYTES_MAX = 65_536;

@@ -179,7 +179,8 @@ class SsmlWriter {
   document(content: readonly SpeechNode[]): string {
     const inner = this.#all(content, 0);
     if (inner.trim() === '') throw new GatewayError('SAY_EMPTY');
-    return `<speak>${inner}</speak>\n`;
+    // `[[` switches espeak-ng to phoneme code; only here is it known what stands beside what.
+    return `<speak>${inner.replace(/\[(?=\[)/g, '[ ')}</speak>\n`;
   }
 
   #all(nodes: readonly SpeechNode[], depth: number): string {
@@ -285,11 +286,10 @@ function plainText(nodes: readonly SpeechNode[]): string {
   return nodes.map((node) => (typeof node === 'string' ? node : plainText(node.children))).join('');
 }
 
-/** XML text; control characters go, and `[[` would switch espeak-ng to phoneme code. */
+/** XML text; control characters go. */
 function escapeText(text: string): string {
   return text
     .replace(/[\p{Cc}\p{Cs}]/gu, ' ')
-    .replaceAll('[[', '[ [')
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')
     .replaceAll('>', '&gt;');

@@ -5,7 +5,8 @@
  * The input is hostile until proven otherwise (a playlist that names local files, a bomb that
  * unpacks to terabytes), so the child gets bytes on its standard input and nothing else: the
  * demuxer is forced to the format we recognized, only decoders of that list may run, its only
- * protocol is the pipe, memory, time and output are bounded, and we write the file ourselves.
+ * protocol is the pipe, its memory, time and length are bounded (`confine.ts`), and we write the
+ * file ourselves.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,6 +17,8 @@ import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
+import { confine, NOT_STARTED } from './confine.ts';
+import { claimedRateHz, RATE_HEAD_BYTES } from './source-rate.ts';
 
 export type AudioFormat = 'mp3' | 'wav' | 'aiff' | 'gsm' | 'mulaw' | 'au' | 'ogg';
 export type SampleRateHz = 8000 | 16000;
@@ -93,9 +96,16 @@ export interface TranscoderOptions {
   readonly queueDepthMax: number;
   /** From start of the child to its end. */
   readonly timeoutMs: number;
-  readonly outputBytesMax: number;
-  /** Largest single allocation of the child. */
+  readonly cpuSecondsMax: number;
+  /** Memory of the child beyond its program and libraries, and its largest single allocation. */
   readonly memoryBytesMax: number;
+  /** Longest audio that is played. */
+  readonly durationMsMax: number;
+  /** Largest MP3 of a recording. */
+  readonly renditionBytesMax: number;
+  /** Rates a file may claim: telephones' lowest to the highest anybody records at. */
+  readonly sourceRateHzMin: number;
+  readonly sourceRateHzMax: number;
 }
 
 export const DEFAULT_TRANSCODER_OPTIONS: TranscoderOptions = {
@@ -103,8 +113,12 @@ export const DEFAULT_TRANSCODER_OPTIONS: TranscoderOptions = {
   jobsMax: 2,
   queueDepthMax: 256,
   timeoutMs: 10_000,
-  outputBytesMax: 134_217_728,
+  cpuSecondsMax: 10,
   memoryBytesMax: 268_435_456,
+  durationMsMax: 3_600_000, // 115 MB at 16 kHz
+  renditionBytesMax: 134_217_728,
+  sourceRateHzMin: 4_000,
+  sourceRateHzMax: 192_000,
 };
 
 export interface AudioFile {
@@ -160,7 +174,17 @@ export class JobPool {
 }
 
 /** Why a child was stopped, or null when it ended well. */
-type JobFailure = 'timeout' | 'too long' | 'no audio' | null;
+type JobFailure = 'timeout' | 'too long' | 'too much' | 'no audio' | null;
+
+interface Job {
+  readonly input: string | Buffer;
+  readonly output: string;
+  readonly args: readonly string[];
+  readonly header: Buffer;
+  /** What errors call the source. */
+  readonly subject: string;
+  readonly outputBytesMax: number;
+}
 
 export class Transcoder {
   readonly #clock: Clock;
@@ -194,9 +218,12 @@ export class Transcoder {
       ...['-i', 'pipe:0', '-map', '0:a:0', '-vn', '-sn', '-dn', '-map_metadata', '-1'],
       ...['-ac', '1', '-ar', String(job.sampleRateHz), '-f', 's16le', 'pipe:1'],
     ];
+    const outputBytesMax = (this.#options.durationMsMax * job.sampleRateHz * 2) / 1000;
     return this.#pool.run(async () => {
+      await this.#checkRate(job);
       const header = Buffer.alloc(WAV_HEADER_BYTES);
-      const bytes = await this.#write({ ...job, args, header }, signal, async (file, dataBytes) => {
+      const write: Job = { ...job, args, header, outputBytesMax };
+      const bytes = await this.#write(write, signal, async (file, dataBytes) => {
         await file.write(wavHeader(dataBytes, job.sampleRateHz), 0, WAV_HEADER_BYTES, 0);
       });
       const durationMs = Math.round(((bytes - WAV_HEADER_BYTES) * 1000) / (job.sampleRateHz * 2));
@@ -215,7 +242,13 @@ export class Transcoder {
       ...[job.channels === 2 ? '64k' : '32k', '-write_xing', '0', '-f', 'mp3', 'pipe:1'],
     ];
     return this.#pool.run(async () => {
-      const write = { ...job, args, header: Buffer.alloc(0), subject: job.input };
+      const write: Job = {
+        ...job,
+        args,
+        header: Buffer.alloc(0),
+        subject: 'recording',
+        outputBytesMax: this.#options.renditionBytesMax,
+      };
       const bytes = await this.#write(write, signal, async () => {});
       return { path: job.output, bytes };
     }, signal);
@@ -228,15 +261,17 @@ export class Transcoder {
     await Promise.all(ends);
   }
 
+  async #checkRate(job: { input: string | Buffer; subject: string }): Promise<void> {
+    const { sourceRateHzMin, sourceRateHzMax } = this.#options;
+    const rateHz = claimedRateHz(await headOf(job.input));
+    if (rateHz === null || (rateHz >= sourceRateHzMin && rateHz <= sourceRateHzMax)) return;
+    const problem = `a sample rate of ${rateHz} Hz is not within ${sourceRateHzMin}..${sourceRateHzMax}`;
+    throw new GatewayError('PLAY_CONTENT', { url: job.subject, problem });
+  }
+
   /** Runs the child into a file beside `output`; renames it when all went well. */
   async #write(
-    job: {
-      input: string | Buffer;
-      output: string;
-      args: readonly string[];
-      header: Buffer;
-      subject: string;
-    },
+    job: Job,
     signal: AbortSignal | undefined,
     finish: (file: FileHandle, dataBytes: number) => Promise<void>,
   ): Promise<number> {
@@ -261,15 +296,13 @@ export class Transcoder {
     }
   }
 
-  async #child(
-    job: { input: string | Buffer; args: readonly string[]; subject: string },
-    file: FileHandle,
-    signal: AbortSignal | undefined,
-  ): Promise<number> {
-    signal?.throwIfAborted();
-    const { command, timeoutMs, outputBytesMax, memoryBytesMax } = this.#options;
+  async #child(job: Job, file: FileHandle, signal: AbortSignal | undefined): Promise<number> {
+    const { command, timeoutMs, memoryBytesMax } = this.#options;
     const fixed = ['-nostdin', '-hide_banner', '-loglevel', 'error', '-threads', '1'];
-    const child = spawn(command, [...fixed, '-max_alloc', String(memoryBytesMax), ...job.args], {
+    const alone = ['-max_alloc', String(memoryBytesMax)];
+    const confined = await confine(command, [...fixed, ...alone, ...job.args], this.#options);
+    signal?.throwIfAborted();
+    const child = spawn(confined.command, confined.args, {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { PATH: process.env.PATH ?? '', LANG: 'C' },
     });
@@ -287,13 +320,18 @@ export class Transcoder {
     const fed = feed(job.input, child);
     const heard = complaint(child.stderr);
     try {
-      const bytes = await drain(child.stdout, file, outputBytesMax, () => stop('too long'));
+      const bytes = await drain(child.stdout, file, job.outputBytesMax, () => stop('too long'));
       const exitCode = await ended;
       signal?.throwIfAborted();
-      if (exitCode !== 0 || bytes === 0) failure ??= 'no audio';
+      if (exitCode !== null && NOT_STARTED.has(exitCode)) {
+        throw new GatewayError('INTERNAL', { problem: heard() });
+      }
+      // A signal that is not ours is the kernel's: a limit was reached.
+      if (exitCode === null) failure ??= 'too much';
+      else if (exitCode !== 0 || bytes === 0) failure ??= 'no audio';
       await fed;
       if (failure === null) return bytes;
-      throw this.#refused(job.subject, failure, heard());
+      throw this.#refused(job, failure, heard());
     } finally {
       timer.cancel();
       signal?.removeEventListener('abort', onAbort);
@@ -303,15 +341,26 @@ export class Transcoder {
     }
   }
 
-  #refused(url: string, failure: JobFailure, said: string): GatewayError {
-    const { timeoutMs, outputBytesMax } = this.#options;
-    const problem =
-      failure === 'timeout'
-        ? `not decoded within ${timeoutMs} ms`
-        : failure === 'too long'
-          ? `decodes to more than ${outputBytesMax} bytes`
-          : said || 'it holds no audio';
-    return new GatewayError('PLAY_CONTENT', { url, problem });
+  #refused(job: Job, failure: NonNullable<JobFailure>, said: string): GatewayError {
+    const { timeoutMs, durationMsMax } = this.#options;
+    const problems = {
+      timeout: `not decoded within ${timeoutMs} ms`,
+      'too long': `longer than ${durationMsMax / 1000} s or ${job.outputBytesMax} bytes`,
+      'too much': 'it takes more time or memory than a file may',
+      'no audio': said || 'it holds no audio',
+    };
+    return new GatewayError('PLAY_CONTENT', { url: job.subject, problem: problems[failure] });
+  }
+}
+
+async function headOf(input: string | Buffer): Promise<Buffer> {
+  if (typeof input !== 'string') return input.subarray(0, RATE_HEAD_BYTES);
+  const file = await open(input, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(RATE_HEAD_BYTES), 0);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
   }
 }
 

@@ -10,9 +10,10 @@ import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log, Secret } from '../core/log.ts';
 import { Serial } from '../core/serial.ts';
 import type { CallSid } from '../core/sid.ts';
-import { type HttpClient, shown } from '../http/client.ts';
+import type { HttpClient } from '../http/client.ts';
 import { type ConnectionPolicy, connectionPolicy } from '../http/overrides.ts';
-import { encodeWebhook, type FormParams, signWebhook } from '../http/signature.ts';
+import { encodeWebhook, type FormParams, signHop } from '../http/signature.ts';
+import { shown } from '../http/url.ts';
 
 export interface Callback {
   readonly callSid: CallSid;
@@ -110,12 +111,12 @@ export class Callbacks {
         method: callback.method,
         headers: {
           'content-type': 'application/x-www-form-urlencoded; charset=utf-8',
-          'x-twilio-signature': signWebhook({ url, params, authToken: callback.authToken }),
           'i-twilio-idempotency-token': clock.randomHex(16),
         },
         ...(body === undefined ? {} : { body }),
         bodyBytesMax: ANSWER_BYTES_MAX,
         policy: connectionPolicy(callback.url, policy),
+        prepare: (hop) => signHop(hop, params, callback.authToken),
       });
       status = response.status;
       if (status < 200 || status > 299) {

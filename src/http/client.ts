@@ -14,6 +14,7 @@ import { type AddressGuard, unmapped } from '../core/address.ts';
 import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { ConnectionPolicy, RetryReason } from './overrides.ts';
+import { shown } from './url.ts';
 
 export interface HttpClientOptions {
   readonly clock: Clock;
@@ -45,7 +46,10 @@ export interface HttpRequest {
   readonly body?: string;
   readonly bodyBytesMax: number;
   readonly policy: ConnectionPolicy;
-  /** Called before each hop, so that cookies and signatures fit the URL that is really asked. */
+  /**
+   * Called before each hop with the URL as it is sent, so that cookies and signatures fit what is
+   * really asked. What it gives wins over `headers`.
+   */
   readonly prepare?: (hop: { url: string; method: string }) => Readonly<Record<string, string>>;
   /** Called with each hop's response headers. */
   readonly observe?: (hop: { url: string; headers: HttpHeaders }) => void;
@@ -55,7 +59,7 @@ export interface HttpRequest {
 export type HttpHeaders = Readonly<Record<string, string | string[] | undefined>>;
 
 export interface HttpResponse {
-  /** The URL that answered, after redirects; the first one's fragment is gone. */
+  /** The URL that answered, after redirects. */
   readonly url: string;
   readonly status: number;
   readonly headers: HttpHeaders;
@@ -177,14 +181,15 @@ export class HttpClient {
     hop: { url: URL; method: HttpRequest['method']; body: string | undefined; signal: AbortSignal },
   ): Promise<Dispatcher.ResponseData> {
     const { url } = hop;
+    const sent = `${url.origin}${url.pathname}${url.search}`;
     const headers: Record<string, string> = {
       'user-agent': this.#options.userAgent,
       ...input.headers,
-      ...input.prepare?.({ url: url.href, method: hop.method }),
+      ...input.prepare?.({ url: sent, method: hop.method }),
     };
     if (url.username !== '') headers.authorization = basic(url);
     if (hop.body === undefined) delete headers['content-type'];
-    const response = await request(`${url.origin}${url.pathname}${url.search}`, {
+    const response = await request(sent, {
       dispatcher: this.#agent(input.policy.connectMs),
       method: hop.method,
       headers,
@@ -193,7 +198,7 @@ export class HttpClient {
       bodyTimeout: input.policy.readMs,
       signal: hop.signal,
     });
-    input.observe?.({ url: url.href, headers: response.headers });
+    input.observe?.({ url: sent, headers: response.headers });
     return response;
   }
 
@@ -335,12 +340,6 @@ function retryReason(status: number): RetryReason | null {
 
 export function first(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value;
-}
-
-/** A URL for logs and errors: no password, no query (it may carry what a caller keyed in). */
-export function shown(url: string): string {
-  const parsed = URL.parse(url);
-  return parsed ? `${parsed.protocol}//${parsed.host}${parsed.pathname}` : url.slice(0, 100);
 }
 
 interface Translated {

@@ -4,6 +4,7 @@
  * number (11240 unknown key, 11241 bad value), so that a typo does not silently mean the default.
  */
 import { GatewayError } from '../core/errors.ts';
+import { shown } from './url.ts';
 
 export type RetryReason = '4xx' | '5xx' | 'ct' | 'rt';
 
@@ -52,7 +53,8 @@ export function connectionPolicy(url: string, defaults: ConnectionPolicy): Conne
       found.totalMs = bounded(url, pair, value, RANGES.tt);
       totalGiven = true;
     } else if (!WITHOUT_EFFECT.has(key)) {
-      throw new GatewayError('APP_OVERRIDE', { url, override: pair });
+      // Its value means nothing to us, so it may mean too much to be printed.
+      throw new GatewayError('APP_OVERRIDE', { url: shown(url), override: key.slice(0, 40) });
     }
   }
   // Asking for a longer read than our own total would otherwise be cut without a word.
@@ -69,7 +71,7 @@ function bounded(
   const value = /^\d{1,5}$/.test(text) ? Number(text) : -1;
   if (value < range.min || value > range.max) {
     throw new GatewayError('APP_OVERRIDE_VALUE', {
-      url,
+      url: shown(url),
       override: pair,
       min: range.min,
       max: range.max,
@@ -80,11 +82,13 @@ function bounded(
 
 function reasons(url: string, pair: string, text: string): ReadonlySet<RetryReason> {
   const found = new Set<RetryReason>();
-  for (const name of decodeURIComponent(text).split(',')) {
+  for (const name of text.replace(/%2c/gi, ',').split(',')) {
     if (name === 'all') for (const reason of REASONS) found.add(reason);
     else {
       const reason = REASONS.find((known) => known === name);
-      if (!reason) throw new GatewayError('APP_OVERRIDE_POLICY', { url, override: pair });
+      if (!reason) {
+        throw new GatewayError('APP_OVERRIDE_POLICY', { url: shown(url), override: pair });
+      }
       found.add(reason);
     }
   }

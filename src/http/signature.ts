@@ -1,14 +1,15 @@
 /**
  * The signature that existing apps check on every webhook: base64 of HMAC-SHA1, keyed with the
- * account's auth token, over the URL as configured followed by each form parameter, name and value
- * run together, names in code-unit order. A repeated name counts each distinct value once, sorted.
+ * account's auth token, over the URL followed by each form parameter, name and value run together,
+ * names in code-unit order. A repeated name counts each distinct value once, sorted.
  *
  * It has no timestamp, so it does not stop a replay; it is kept for compatibility. The URL is
- * signed as written, without fragment and user-info, and never re-encoded: that is the string the
- * receiver rebuilds from its own request line.
+ * signed as it is sent, without fragment and user-info: that is the string the receiver rebuilds
+ * from its own request line. So each redirect needs a signature of its own (`signHop`).
  */
 import { createHmac } from 'node:crypto';
 import type { Secret } from '../core/log.ts';
+import { withoutUserInfo } from './url.ts';
 
 export type FormParams = readonly (readonly [name: string, value: string])[];
 
@@ -31,19 +32,27 @@ export function signWebhook(options: {
   return createHmac('sha1', options.authToken.reveal()).update(text, 'utf8').digest('base64');
 }
 
+/**
+ * The header field for one hop. A form counts only while the method still is POST: after 302 the
+ * receiver sees a GET without a body, after 307 the same form at another URL.
+ */
+export function signHop(
+  hop: { readonly url: string; readonly method: string },
+  form: FormParams,
+  authToken: Secret,
+): { readonly 'x-twilio-signature': string } {
+  const params = hop.method === 'POST' ? form : [];
+  return { 'x-twilio-signature': signWebhook({ url: hop.url, params, authToken }) };
+}
+
 /** The URL without its fragment (never sent) and without `user:password@`. */
 export function signableUrl(url: string): string {
   const hash = url.indexOf('#');
-  const whole = hash < 0 ? url : url.slice(0, hash);
-  const authority = /^([a-zA-Z][a-zA-Z0-9+.-]*:\/\/)([^/?]*)/.exec(whole);
-  if (!authority) return whole;
-  const [all, scheme = '', host = ''] = authority;
-  const at = host.lastIndexOf('@');
-  return at < 0 ? whole : scheme + host.slice(at + 1) + whole.slice(all.length);
+  return withoutUserInfo(hash < 0 ? url : url.slice(0, hash));
 }
 
 export interface EncodedWebhook {
-  /** With the parameters in its query for GET; the string that is signed. */
+  /** With the parameters in its query for GET. */
   readonly url: string;
   readonly body: string | undefined;
   /** What the signature adds to the URL: the form of a POST, nothing for GET. */

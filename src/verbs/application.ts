@@ -11,9 +11,10 @@ import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Secret } from '../core/log.ts';
 import type { AccountSid, CallSid } from '../core/sid.ts';
-import { first, type HttpClient, type HttpResponse, shown } from '../http/client.ts';
+import { first, type HttpClient, type HttpResponse } from '../http/client.ts';
 import { type ConnectionPolicy, connectionPolicy } from '../http/overrides.ts';
-import { encodeWebhook, signWebhook } from '../http/signature.ts';
+import { encodeWebhook, signHop } from '../http/signature.ts';
+import { shown, withoutUserInfo } from '../http/url.ts';
 
 export type HttpMethod = 'GET' | 'POST';
 
@@ -98,7 +99,8 @@ export class Application {
     const params = {
       ...request.params,
       ErrorCode: String(error.row.number ?? 11200),
-      ErrorUrl: request.url,
+      // Another server may be asked; it has no business with the first one's password.
+      ErrorUrl: withoutUserInfo(request.url),
     };
     return this.#ask({ ...request, ...fallback, params, fallback: undefined }, error, signal);
   }
@@ -152,15 +154,15 @@ export class Application {
       headers: {
         accept: 'text/xml, application/xml, text/html, audio/*, text/plain;q=0.8',
         'content-type': 'application/x-www-form-urlencoded; charset=utf-8',
-        'x-twilio-signature': signWebhook({ url, params, authToken: request.account.authToken }),
         'i-twilio-idempotency-token': this.#options.clock.randomHex(16),
       },
       ...(body === undefined ? {} : { body }),
       bodyBytesMax: this.#options.bodyBytesMax,
       policy: connectionPolicy(request.url, this.#options.policy),
       prepare: (hop): Record<string, string> => {
+        const signature = signHop(hop, params, request.account.authToken);
         const cookie = jar.getCookieStringSync(hop.url);
-        return cookie === '' ? {} : { cookie };
+        return cookie === '' ? signature : { ...signature, cookie };
       },
       observe: (hop) => keepCookies(jar, hop.url, hop.headers['set-cookie']),
       ...(signal ? { signal } : {}),

@@ -1,14 +1,24 @@
 /**
  * What one verb is given while it runs: the services behind it, narrowed to its call, its place in
- * the flow and its document. Made when the verb starts, closed when it is over.
+ * the flow and its document. Made when the verb starts, closed when it is over, and with it the
+ * prompts it was given are let go of: however long it waits or repeats them, they stay till then.
  */
 import type { Call } from '../call/call.ts';
 import type { CallRecord } from '../call/call-record.ts';
 import type { LegAction } from '../call/leg.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
+import { shown } from '../http/url.ts';
 import type { Course } from './course.ts';
 import type { FlowDocument, FlowEvent } from './flow.ts';
-import type { ChildCalls, Notice, Prompts, Recordings, VerbContext, VerbOptions } from './verb.ts';
+import type {
+  ChildCalls,
+  Notice,
+  Prompt,
+  Prompts,
+  Recordings,
+  VerbContext,
+  VerbOptions,
+} from './verb.ts';
 
 export interface RunningVerbOptions {
   readonly call: Call;
@@ -26,17 +36,35 @@ export class RunningVerb implements VerbContext {
   readonly id: string;
   readonly prompts: Prompts;
   readonly #parts: RunningVerbOptions;
+  readonly #held: Prompt[] = [];
+  #isOver = false;
 
   constructor(parts: RunningVerbOptions) {
     this.#parts = parts;
     const { documentNo, cursor } = parts.course.flow;
     this.id = `v${documentNo}.${cursor}`;
-    // Waiting for a prompt ends with the call, with a redirect, and some time in any case.
-    const { course, prompts, options } = parts;
+    const { course, prompts } = parts;
     this.prompts = {
-      audio: (url) => course.within(prompts.audio(url), options.promptMsMax),
-      speech: (request) => course.within(prompts.speech(request), options.promptMsMax),
+      audio: (url) => this.#prompt(prompts.audio(url, course.signal)),
+      speech: (request) => this.#prompt(prompts.speech(request, course.signal)),
     };
+  }
+
+  /** The verb is over. Idempotent. */
+  close(): void {
+    this.#isOver = true;
+    for (const prompt of this.#held.splice(0)) prompt.release();
+  }
+
+  /** Waiting for a prompt ends with the call, with a redirect, and some time in any case. */
+  #prompt(work: Promise<Prompt>): Promise<Prompt> {
+    const held = work.then((prompt) => {
+      // It may come when nobody waits for it any more.
+      if (this.#isOver) prompt.release();
+      else this.#held.push(prompt);
+      return prompt;
+    });
+    return this.#parts.course.within(held, this.#parts.options.promptMsMax);
   }
 
   get call(): CallRecord {
@@ -107,13 +135,13 @@ export function resolveUrl(written: string | null, document: FlowDocument): stri
   }
   const url = written.trim();
   if (HTTP_URL.test(url)) {
-    if (!URL.canParse(url)) throw new GatewayError('APP_URL', { url });
+    if (!URL.canParse(url)) throw new GatewayError('APP_URL', { url: shown(url) });
     return url;
   }
   // Another scheme is no relative reference; `//host/path` and `?query` are.
-  if (/^[a-z][a-z0-9+.-]*:/i.test(url)) throw new GatewayError('APP_URL', { url });
-  if (base === null) throw new GatewayError('RELATIVE_ACTION', { url });
+  if (/^[a-z][a-z0-9+.-]*:/i.test(url)) throw new GatewayError('APP_URL', { url: shown(url) });
+  if (base === null) throw new GatewayError('RELATIVE_ACTION', { url: shown(url) });
   const resolved = URL.parse(url, base);
-  if (resolved === null) throw new GatewayError('APP_URL', { url });
+  if (resolved === null) throw new GatewayError('APP_URL', { url: shown(url) });
   return resolved.href;
 }

@@ -102,14 +102,14 @@ export class Course {
   async next(untilMs = Number.POSITIVE_INFINITY): Promise<FlowEvent | null> {
     if (this.#isTaken) this.save({});
     for (;;) {
-      if (this.#why !== null && this.#why !== 'ended') throw new Interruption(this.#why);
+      if (this.#why !== null && this.#why !== 'ended') throw Interruption.of(this.#why);
       const event = this.#flow.inbox[0];
       if (event !== undefined) {
         this.#isTaken = true;
         if (isProgress(event)) this.#progress();
         return event;
       }
-      if (this.#why !== null) throw new Interruption(this.#why);
+      if (this.#why !== null) throw Interruption.of(this.#why);
       const leftMs = untilMs - this.nowMs();
       if (leftMs <= 0) {
         this.#progress();
@@ -141,7 +141,7 @@ export class Course {
   interrupt(why: Interruption['why']): void {
     if (this.#why === 'closed' || (this.#why === 'ended' && why === 'redirected')) return;
     this.#why = why;
-    this.#abort.abort(new Interruption(why));
+    this.#abort.abort(Interruption.of(why));
     this.#wake?.();
   }
 

@@ -12,7 +12,7 @@ import { asGatewayError, ERRORS, type ErrorCode, type ErrorRow } from '../core/e
 import type { CallSid } from '../core/sid.ts';
 import type { Candidate, Noun } from './dial-nouns.ts';
 import { sidOf } from './flow.ts';
-import { playIdOf } from './output.ts';
+import { playIdOf, stop } from './output.ts';
 import type { OpenRecording } from './recording.ts';
 import type { RingingTone } from './tones.ts';
 import type { VerbContext } from './verb.ts';
@@ -44,6 +44,8 @@ export interface DialState {
   readonly attempts: readonly Attempt[];
   readonly winner: CallSid | null;
   readonly isRinging: boolean;
+  /** The caller was given a ringing tone, which somebody must stop. */
+  readonly hasRingback: boolean;
   readonly areDigitsSent: boolean;
   /** The two legs were told to join. */
   readonly isBridging: boolean;
@@ -57,6 +59,7 @@ const NEW_DIAL: DialState = {
   attempts: [],
   winner: null,
   isRinging: false,
+  hasRingback: false,
   areDigitsSent: false,
   isBridging: false,
   isJoined: false,
@@ -310,6 +313,14 @@ function sayRinging(dial: Calling, context: DialContext): boolean {
   if (!stateOf(context).isRinging) return false;
   const source = { kind: 'tone' as const, ...dial.ringing, levelDb: -19, count: 1 };
   const playId = playIdOf(context, 'ringback');
+  if (!stateOf(context).hasRingback) change(context, { hasRingback: true });
   context.send('ringback', { kind: 'play', playId, source, loop: 0 });
   return true;
+}
+
+/** Only where there was one: a caller who hears the callee's own ringing, or none, has nothing. */
+export function stopRinging(context: DialContext): void {
+  if (!stateOf(context).hasRingback) return;
+  change(context, { hasRingback: false });
+  stop(context, 'ringback');
 }

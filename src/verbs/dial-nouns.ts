@@ -18,6 +18,7 @@ import {
   text,
   url,
   whole,
+  withoutEffect,
 } from './schema.ts';
 import type { XmlElement } from './xml.ts';
 
@@ -70,8 +71,9 @@ const NUMBER_ATTRIBUTES = {
   sendDigits: matching(/^[0-9*#wWA-D]{1,64}$/, 'keys 0-9 * # and pauses w W', {
     absent: null,
     number: 13222,
+    isPrivate: true,
   }),
-  byoc: text({ absent: null }),
+  byoc: withoutEffect(),
 };
 
 const SIP_ATTRIBUTES = {

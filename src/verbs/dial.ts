@@ -21,11 +21,12 @@ import {
   endOf,
   openAttempts,
   stateOf,
+  stopRinging,
   update,
 } from './dial-attempts.ts';
 import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
 import { type FlowEvent, Interruption, sidOf } from './flow.ts';
-import { playIdOf, stop } from './output.ts';
+import { playIdOf } from './output.ts';
 import { seconds } from './parameters.ts';
 import {
   RECORDING_ATTRIBUTES,
@@ -35,7 +36,7 @@ import {
   recordingNotices,
   trim,
 } from './recording.ts';
-import { flag, matching, method, oneOf, text, url, type Values, whole } from './schema.ts';
+import { flag, matching, method, oneOf, url, type Values, whole, withoutEffect } from './schema.ts';
 import { RING_TONE_NAMES, RINGING_TONES } from './tones.ts';
 import { answer, NEXT, type Outcome, type VerbRow, verb } from './verb.ts';
 
@@ -67,13 +68,13 @@ const ATTRIBUTES = {
   recordingTrack: oneOf(['inbound', 'outbound', 'both'], { absent: 'both' }),
   ...RECORDING_ATTRIBUTES,
   trim: trim('do-not-trim'),
-  referUrl: url(),
+  referUrl: withoutEffect(),
   referMethod: method(),
   sequential: flag({ absent: false, number: 13218 }),
-  callReason: text({ absent: null }),
-  recordingConfigurationId: text({ absent: null }),
-  events: text({ absent: null }),
-  passports: text({ absent: null }),
+  callReason: withoutEffect(),
+  recordingConfigurationId: withoutEffect(),
+  events: withoutEffect(),
+  passports: withoutEffect(),
 };
 
 /** More than this are left out when the document is read; `dialForksMax` may be lower. */
@@ -131,7 +132,7 @@ const ROW: VerbRow<typeof ATTRIBUTES, Dial, DialState> = {
     const { winner, isBridging } = stateOf(context);
     if (isBridging && winner !== null) context.children.part(winner, `${context.id}.part`);
     hangUpAll(context);
-    stop(context, 'ringback');
+    stopRinging(context);
     await endRecording(dial, context, true);
   },
 };
@@ -159,7 +160,7 @@ async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
     await callOut(dial, context, async () => {
       if (dial.recording?.fromRinging) await beginRecording(dial, context);
     });
-    if (stateOf(context).winner === null) stop(context, 'ringback');
+    if (stateOf(context).winner === null) stopRinging(context);
     else await connect(dial, context);
     await endRecording(dial, context, true);
   } catch (thrown) {
@@ -167,7 +168,7 @@ async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
     // Whatever went wrong, nobody is left ringing.
     hangUpAll(context);
     if (!(thrown instanceof Interruption)) {
-      stop(context, 'ringback');
+      stopRinging(context);
       throw thrown;
     }
     // The caller is gone, and the app still hears how it went.
@@ -188,13 +189,13 @@ async function connect(dial: Dial, context: DialContext): Promise<void> {
   await whisper(noun, attempt, context);
   if (isTalkable(attempt, context)) {
     await answer(context);
-    stop(context, 'ringback');
+    stopRinging(context);
     if (stateOf(context).recording === null) await beginRecording(dial, context);
     change(context, { isBridging: true });
     context.children.bridge(attempt.sid);
     await talk(dial, attempt, context);
   } else {
-    stop(context, 'ringback');
+    stopRinging(context);
   }
   settle(attempt, context);
   if (stateOf(context).isBridging) context.children.part(attempt.sid, `${context.id}.part`);

@@ -7,6 +7,7 @@
  * rows are handed in), not the fetching (`application.ts`), not the running (`interpreter.ts`).
  */
 import { GatewayError } from '../core/errors.ts';
+import { shown } from '../http/url.ts';
 import { Reader, SCHEMA_WARNING, type Warning } from './schema.ts';
 import { parseXml, type XmlElement, type XmlLimits } from './xml.ts';
 
@@ -59,7 +60,7 @@ export function documentText(
   if (TWIML_TYPES.has(type)) return answer.body;
   if (type.startsWith('audio/')) return wrap('Play', answer.url);
   if (type === 'text/plain') return isXml(answer, limits) ? answer.body : wrap('Say', answer.body);
-  throw new GatewayError('DOC_CONTENT_TYPE', { url: answer.url, type: type || 'none' });
+  throw new GatewayError('DOC_CONTENT_TYPE', { url: shown(answer.url), type: type || 'none' });
 }
 
 /** Too large or empty is not "words to be read aloud" either: let those errors come out. */

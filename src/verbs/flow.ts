@@ -89,13 +89,30 @@ export function sidOf<P extends SidPrefix>(prefix: P, callSid: CallSid, place: s
   return `${prefix}${hex.slice(0, 32)}` as Sid<P>;
 }
 
-/** Thrown by a wait that ends because of something else than what it waits for. */
-export class Interruption extends Error {
-  readonly why: 'ended' | 'redirected' | 'closed';
+type Why = 'ended' | 'redirected' | 'closed';
 
-  constructor(why: Interruption['why']) {
+/**
+ * Thrown by a wait that ends because of something else than what it waits for. Every call ends with
+ * one, so there are three for all of them: where it was thrown says nothing, and taking a stack
+ * costs more than all else about it.
+ */
+export class Interruption extends Error {
+  static readonly #all: Readonly<Record<Why, Interruption>> = {
+    ended: new Interruption('ended'),
+    redirected: new Interruption('redirected'),
+    closed: new Interruption('closed'),
+  };
+  readonly why: Why;
+
+  private constructor(why: Why) {
     super(`interrupted: ${why}`);
     this.name = 'Interruption';
     this.why = why;
+    // Of this file's loading, which would only mislead.
+    this.stack = `${this.name}: ${this.message}`;
+  }
+
+  static of(why: Why): Interruption {
+    return Interruption.#all[why];
   }
 }

@@ -6,8 +6,9 @@ import type { Call } from '../call/call.ts';
 import type { CallApplication } from '../call/call-record.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { CallSid } from '../core/sid.ts';
+import { DEFAULT_DOCUMENT_CACHE, DocumentCache } from './document-cache.ts';
 import { asFlow } from './flow.ts';
-import { Interpreter } from './interpreter.ts';
+import { Interpreter, READERS } from './interpreter.ts';
 import type { DocumentAddress, InterpreterParts } from './interpreter-parts.ts';
 
 export class Flows {
@@ -15,9 +16,11 @@ export class Flows {
   readonly #running = new Map<CallSid, Interpreter>();
   #isClosed = false;
 
-  constructor(parts: Omit<InterpreterParts, 'startWhisper'>) {
+  constructor(parts: Omit<InterpreterParts, 'documents' | 'startWhisper'>) {
+    const options = DEFAULT_DOCUMENT_CACHE;
     this.#parts = {
       ...parts,
+      documents: new DocumentCache({ readers: READERS, limits: parts.options.xml, options }),
       startWhisper: (child, from: DocumentAddress) =>
         this.#hold(child, Interpreter.whisper(child, from, this.#parts)),
     };

@@ -9,7 +9,9 @@ import type { Log, Secret } from '../core/log.ts';
 import type { AccountSid, CallSid } from '../core/sid.ts';
 import type { AppDocument, AppRequest } from './application.ts';
 import type { CallTable, Whisper } from './children.ts';
+import type { DocumentCache } from './document-cache.ts';
 import {
+  type BoundVerb,
   DEFAULT_VERB_OPTIONS,
   type Notice,
   type Prompts,
@@ -50,6 +52,7 @@ export interface InterpreterParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly application: DocumentSource;
+  readonly documents: DocumentCache<BoundVerb | null>;
   readonly promptsOf: (accountSid: AccountSid) => Prompts;
   readonly recordings: Recordings;
   readonly calls: CallTable;

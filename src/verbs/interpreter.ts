@@ -16,7 +16,7 @@ import { RunningVerb } from './context.ts';
 import { HANG_UP, REDIRECT, REJECT } from './control.ts';
 import { Course } from './course.ts';
 import { DIAL } from './dial.ts';
-import { type Document, documentText, escapeXml, parseDocument } from './document.ts';
+import { type Document, documentText, escapeXml, type VerbReaders } from './document.ts';
 import {
   asFlow,
   type FlowDocument,
@@ -61,7 +61,9 @@ export const VERBS: readonly Verb[] = [
   notYet('Stop'),
 ];
 
-const READERS = new Map(VERBS.map((verb) => [verb.name, verb.bind]));
+export const READERS: VerbReaders<BoundVerb | null> = new Map(
+  VERBS.map((verb) => [verb.name, verb.bind]),
+);
 
 export class Interpreter {
   /** Resolves when there is nothing left to run, or after `close`. Never rejects. */
@@ -229,7 +231,7 @@ export class Interpreter {
           : await application.recover(asked, errorOf(request.error), course.signal);
     } catch (thrown) {
       // The secondary was asked already, where there is one. An abort says why in its own way.
-      if (course.why !== null) throw new Interruption(course.why);
+      if (course.why !== null) throw Interruption.of(course.why);
       this.#policy(asGatewayError(thrown));
       return;
     }
@@ -283,8 +285,7 @@ export class Interpreter {
   }
 
   #parse({ text, url }: FlowDocument): Document<BoundVerb | null> {
-    const { xml } = this.#parts.options;
-    return parseDocument({ text, url: url ?? '(inline)', readers: READERS, limits: xml });
+    return this.#parts.documents.read(text, url ?? '(inline)');
   }
 
   /** A flow that only goes from document to document must end some time, and not be fast. */
@@ -325,10 +326,16 @@ export class Interpreter {
       throw new GatewayError(verb.whisperError);
     }
     const context = this.#context(document);
-    if (verb.needsAnswer) await answer(context);
-    if (state === null) course.dropDigits();
-    this.#call.note('verb', verb.name, context.id);
-    await this.#apply(await verb.run(context));
+    let outcome: Outcome;
+    try {
+      if (verb.needsAnswer) await answer(context);
+      if (state === null) course.dropDigits();
+      this.#call.note('verb', verb.name, context.id);
+      outcome = await verb.run(context);
+    } finally {
+      context.close();
+    }
+    await this.#apply(outcome);
   }
 
   #context(document: FlowDocument): RunningVerb {
@@ -370,14 +377,14 @@ export class Interpreter {
   /** The call is gone but the app shall know how its verb ended; what it answers is nobody's. */
   async #lastWord(request: FlowRequest): Promise<void> {
     // A bare redirect has no outcome to tell.
-    if (Object.keys(request.params).length === 0) throw new Interruption('ended');
+    if (Object.keys(request.params).length === 0) throw Interruption.of('ended');
     try {
       const account = await this.#parts.accountOf(this.#call.record.accountSid);
       await this.#parts.application.fetch(this.#appRequest(request, account));
     } catch (thrown) {
       this.#report(asGatewayError(thrown));
     }
-    throw new Interruption('ended');
+    throw Interruption.of('ended');
   }
 
   /** No verb is left. */
@@ -450,7 +457,7 @@ export class Interpreter {
 
   #tell(level: FlowReport['level'], number: number | null, text: string, url: string | null): void {
     const { sid: callSid, accountSid } = this.#call.record;
-    this.#parts.log.info({ callSid, level, number, text }, 'document report');
+    this.#parts.log.info({ callSid, severity: level, number, text }, 'document report');
     this.#parts.onReport({ callSid, accountSid, level, number, text, url });
   }
 

@@ -1,10 +1,12 @@
 /**
  * What an application's author should know: warnings and errors of documents and webhooks, as rows
- * for `Calls/{sid}/Notifications` and as lines of the call's trace.
+ * for `Calls/{sid}/Notifications` and as lines of the call's trace. The author knows the queries of
+ * his own URLs, and needs them to find the request; a password is nobody's to read.
  */
 import type { TraceBook } from '../call/trace.ts';
 import type { Clock } from '../core/clock.ts';
 import { newSid } from '../core/sid.ts';
+import { withoutUserInfo } from '../http/url.ts';
 import type { Store } from '../store/store.ts';
 import type { FlowReport } from './interpreter-parts.ts';
 
@@ -34,7 +36,7 @@ export class Notifications {
       errorCode,
       messageText: report.text,
       messageMs: nowMs,
-      requestUrl: report.url,
+      requestUrl: report.url === null ? null : withoutUserInfo(report.url),
       requestMethod: null,
       requestVariables: null,
       responseHeaders: null,

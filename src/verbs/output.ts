@@ -58,6 +58,7 @@ const PLAY_ATTRIBUTES = {
   digits: matching(/^[0-9*#wWA-D]{1,256}$/, 'keys 0-9 * # and pauses w W', {
     absent: null,
     number: 13430,
+    isPrivate: true,
   }),
 };
 

@@ -15,7 +15,7 @@ import {
   recordingNotices,
   trim,
 } from './recording.ts';
-import { flag, matching, method, text, url, whole } from './schema.ts';
+import { flag, matching, method, url, whole, withoutEffect } from './schema.ts';
 import { NEXT, type Outcome, type VerbContext, type VerbRow, verb } from './verb.ts';
 
 const ATTRIBUTES = {
@@ -32,7 +32,7 @@ const ATTRIBUTES = {
   ...RECORDING_ATTRIBUTES,
   transcribe: flag({ absent: false, number: 13617 }),
   transcribeCallback: url(),
-  recordingConfigurationId: text({ absent: null }),
+  recordingConfigurationId: withoutEffect(),
 };
 
 /** What every answering machine sounds like. */

@@ -24,6 +24,10 @@ export interface Attribute<V extends AttributeValue> {
   readonly expects: string;
   /** Number of the warning; 12200 where the dictionary has none of its own. */
   readonly number: number;
+  /** Known, but nothing here acts on it: said so where it is given. */
+  readonly isWithoutEffect?: true;
+  /** May hold what a caller keyed in, or a PIN: not repeated in warnings. */
+  readonly isPrivate?: true;
   /** `isValid` false: `value` is used all the same, with a warning. */
   read(text: string): { readonly value: V; readonly isValid: boolean };
 }
@@ -106,9 +110,13 @@ export class Reader {
       }
       const { value, isValid } = attribute.read(text);
       values[name] = value;
+      if (attribute.isWithoutEffect) {
+        this.warn(element, attribute.number, `<${row.name} ${name}> has no effect here`);
+      }
       if (isValid) continue;
       const used = value === null ? 'nothing' : `"${String(value)}"`;
-      const problem = `<${row.name} ${name}="${text.slice(0, 100)}">: expected ${attribute.expects}`;
+      const given = attribute.isPrivate ? '…' : text.slice(0, 100);
+      const problem = `<${row.name} ${name}="${given}">: expected ${attribute.expects}`;
       this.warn(element, attribute.number, `${problem}; ${used} is used`);
     }
     return values as Values<T>;
@@ -128,6 +136,11 @@ export function text<V extends string | null>(options: AttributeOptions<V>): Att
     expects: 'text',
     read: (value) => ({ value, isValid: true }),
   };
+}
+
+/** What apps may write and this gateway does not do. */
+export function withoutEffect(): Attribute<string | null> {
+  return { ...text<string | null>({ absent: null }), isWithoutEffect: true };
 }
 
 /** A URL, maybe relative: whether it can be used is known when it is resolved. */
@@ -222,12 +235,13 @@ export function someOf<W extends string>(
 export function matching<V extends string | null>(
   pattern: RegExp,
   expects: string,
-  options: AttributeOptions<V>,
+  options: AttributeOptions<V> & { readonly isPrivate?: true },
 ): Attribute<V | string> {
   return {
     absent: options.absent,
     number: options.number ?? SCHEMA_WARNING,
     expects,
+    ...(options.isPrivate ? { isPrivate: true } : {}),
     read(value) {
       return pattern.test(value)
         ? { value, isValid: true }

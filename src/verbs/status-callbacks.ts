@@ -11,7 +11,7 @@ import { rfc2822, seconds, standardParameters } from './parameters.ts';
 import type { Notice } from './verb.ts';
 
 export interface StatusCallbacksOptions {
-  readonly callbacks: Callbacks;
+  readonly callbacks: Pick<Callbacks, 'send'>;
   /** Null for an account that is not known (any more): nobody is told. */
   readonly authToken: (accountSid: AccountSid) => Secret | null;
 }
@@ -42,7 +42,10 @@ export class StatusCallbacks {
     if (target === null || event === null || !target.events.includes(event)) return;
     // The notice of the end comes twice: as a change of status and as the completed call.
     if (event === 'completed' && notice.type !== 'call.completed') return;
-    this.#send(call, { ...target, params: statusParameters(call, event, notice.atMs) });
+    this.#send(call, {
+      ...target,
+      params: statusParameters(call, target.events, event, notice.atMs),
+    });
   }
 
   /** Something a document asked to be told. */
@@ -66,13 +69,14 @@ export class StatusCallbacks {
 
 function statusParameters(
   call: CallRecord,
+  asked: readonly StatusCallbackEvent[],
   event: StatusCallbackEvent,
   atMs: number,
 ): Record<string, string> {
   const params: Record<string, string> = {
     ...standardParameters(call),
     CallbackSource: 'call-progress-events',
-    SequenceNumber: String(sequenceOf(call)),
+    SequenceNumber: String(sequenceOf(call, asked, event)),
     Timestamp: rfc2822(atMs),
   };
   const { end } = call;
@@ -84,7 +88,30 @@ function statusParameters(
   return params;
 }
 
-/** Counts those of the four events that came before, whoever asked for them. */
-function sequenceOf(call: CallRecord): number {
-  return Math.max(0, call.statusNo - 1);
+/** From 0, counting what this receiver asked for and so was told before. */
+function sequenceOf(
+  call: CallRecord,
+  asked: readonly StatusCallbackEvent[],
+  event: StatusCallbackEvent,
+): number {
+  const before = happened(call).filter((one) => asked.includes(one));
+  return before.indexOf(event) < 0 ? before.length : before.indexOf(event);
+}
+
+/** What a call has gone through, in order: it may be answered, or end, without ringing first. */
+function happened(call: CallRecord): StatusCallbackEvent[] {
+  const { direction, statusNo, ringingAtMs, answeredAtMs, end } = call;
+  const isAnswered = answeredAtMs !== null;
+  // A caller's call rings from the start, which is no change of its status.
+  const hasRung =
+    direction === 'inbound' ||
+    (ringingAtMs !== null && ringingAtMs <= (answeredAtMs ?? ringingAtMs));
+  const changes = [direction !== 'inbound' && hasRung, isAnswered, end !== null];
+  const isInitiated = statusNo > changes.filter((one) => one).length;
+  return [
+    ...(isInitiated ? (['initiated'] as const) : []),
+    ...(hasRung ? (['ringing'] as const) : []),
+    ...(isAnswered ? (['answered'] as const) : []),
+    ...(end === null ? [] : (['completed'] as const)),
+  ];
 }

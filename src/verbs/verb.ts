@@ -70,17 +70,19 @@ export const DEFAULT_VERB_OPTIONS: VerbOptions = {
   answerMsMax: 40_000,
 };
 
-/** Audio made ready to be played: fetched, spoken, converted, kept. */
+/** Audio made ready to be played: fetched, spoken, converted, kept until it is released. */
 export interface Prompt {
   readonly path: string;
   readonly durationMs: number;
+  /** Idempotent. A verb need not: what it was given is let go of when it is over. */
+  release(): void;
 }
 
-/** The prompts of one account. */
+/** The prompts of one account. Who aborts `signal` no longer waits for it. */
 export interface Prompts {
-  audio(url: string): Promise<Prompt>;
+  audio(url: string, signal?: AbortSignal): Promise<Prompt>;
   /** With its markup; voice and language '' are as configured. */
-  speech(request: SpeechRequest): Promise<Prompt>;
+  speech(request: SpeechRequest, signal?: AbortSignal): Promise<Prompt>;
 }
 
 interface RecordingPlace {

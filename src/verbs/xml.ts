@@ -8,6 +8,7 @@
  */
 import { SaxesParser } from 'saxes';
 import { GatewayError } from '../core/errors.ts';
+import { shown } from '../http/url.ts';
 
 export interface XmlLimits {
   /** Size of the text in UTF-8; more is refused before a byte is parsed. */
@@ -48,9 +49,9 @@ export function parseXml(text: string, url: string, limits: XmlLimits): XmlEleme
   // length <= bytes, so the cheap test comes first and nothing huge is measured
   const limit = limits.documentBytesMax;
   if (text.length > limit || Buffer.byteLength(text) > limit) {
-    throw new GatewayError('APP_BODY_TOO_LARGE', { url, limit });
+    throw new GatewayError('APP_BODY_TOO_LARGE', { url: shown(url), limit });
   }
-  if (text.trim() === '') throw new GatewayError('APP_BODY_EMPTY', { url });
+  if (text.trim() === '') throw new GatewayError('APP_BODY_EMPTY', { url: shown(url) });
   // saxes pairs up any two halves; XML's characters have none (§2.2)
   if (!text.isWellFormed()) throw new GatewayError('DOC_PARSE', { problem: 'not Unicode text' });
   return new TreeBuilder(limits).parse(text);

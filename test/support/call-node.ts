@@ -11,6 +11,7 @@ import { BoundedAdmission, DEFAULT_ADMISSION } from '../../src/call/admission.ts
 import { type Call, DEFAULT_CALL_OPTIONS } from '../../src/call/call.ts';
 import type { CallApplication } from '../../src/call/call-record.ts';
 import { DEFAULT_EDGE, Edge } from '../../src/call/edge.ts';
+import { DEFAULT_EGRESS, Egress } from '../../src/call/egress.ts';
 import { DEFAULT_JOURNAL, FileJournal } from '../../src/call/journal.ts';
 import type { LegEvent } from '../../src/call/leg.ts';
 import { DEFAULT_LEG_MEDIA } from '../../src/call/leg-media.ts';
@@ -21,7 +22,7 @@ import { DEFAULT_TRACE, TraceBook } from '../../src/call/trace.ts';
 import { AddressGuard } from '../../src/core/address.ts';
 import { realClock } from '../../src/core/clock.ts';
 import type { GatewayError } from '../../src/core/errors.ts';
-import { silentLog } from '../../src/core/log.ts';
+import { type Log, silentLog } from '../../src/core/log.ts';
 import { Metrics } from '../../src/core/metrics.ts';
 import type { AccountSid } from '../../src/core/sid.ts';
 import { DEFAULT_MEDIA_ENGINE_OPTIONS, MediaEngine } from '../../src/media/engine.ts';
@@ -44,6 +45,12 @@ export interface NodeOptions {
   readonly directory?: string;
   readonly sipPort?: number;
   readonly mediaPorts?: readonly [number, number];
+  /** SIP on ::1 too, on a port of its own. */
+  readonly ipv6?: boolean;
+  /** `media.address6` */
+  readonly address6?: string;
+  readonly workers?: number;
+  readonly log?: Log;
   readonly trunks?: readonly TrunkRoute[];
   readonly inbound?: (user: string) => InboundRoute | null;
   readonly router?: Partial<RouterDeps['options']>;
@@ -53,6 +60,7 @@ export interface NodeOptions {
 
 export interface CallNode {
   readonly sipPort: number;
+  readonly sipPort6: number;
   readonly directory: string;
   readonly bus: LocalBus;
   readonly endpoint: Endpoint;
@@ -74,7 +82,7 @@ export interface CallNode {
 export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), 'tandem-call-')));
   const clock = realClock;
-  const log = silentLog;
+  const log = options.log ?? silentLog;
   const metrics = new Metrics();
   // Nothing of a node keeps the process alive: in the gateway the HTTP server does.
   const alive = setInterval(() => undefined, 1_000);
@@ -85,12 +93,15 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
     json: options.json ?? false,
     onError: (error) => busErrors.push(error),
   });
-  const engine = makeEngine(directory, options.mediaPorts ?? [23_000, 23_399], metrics);
+  const engine = makeEngine(directory, options, metrics);
   const endpoint = new Endpoint({
     clock,
     log,
     metrics,
-    listen: [{ transport: 'udp', address: '127.0.0.1', port: options.sipPort ?? 0 }],
+    listen: [
+      { transport: 'udp', address: '127.0.0.1', port: options.sipPort ?? 0 },
+      ...(options.ipv6 === true ? [{ transport: 'udp', address: '::1', port: 0 } as const] : []),
+    ],
     userAgent: 'tandem-test',
     policy: { trusts: () => true },
   });
@@ -114,10 +125,14 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
     trace,
     endpoint,
     engine,
-    media: DEFAULT_LEG_MEDIA,
+    media: { ...DEFAULT_LEG_MEDIA, address6: options.address6 ?? null },
     legs: DEFAULT_LEG_OPTIONS,
     options: DEFAULT_EDGE,
-    guard: new AddressGuard({ allow: ['127.0.0.1'] }),
+    egress: new Egress({
+      guard: new AddressGuard({ allow: ['127.0.0.1', '::1'] }),
+      isKnown: () => false,
+      ...DEFAULT_EGRESS,
+    }),
     resolve: (uri) => endpoint.ua.resolver.resolve(uri),
   });
   const nextCall = callQueue(router);
@@ -131,6 +146,7 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
   const sipPort = endpoint.locals[0]?.port ?? 0;
   return {
     sipPort,
+    sipPort6: endpoint.locals[1]?.port ?? 0,
     directory,
     bus,
     endpoint,
@@ -163,12 +179,9 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
   };
 }
 
-function makeEngine(
-  dataDir: string,
-  [portMin, portMax]: readonly [number, number],
-  metrics: Metrics,
-): MediaEngine {
+function makeEngine(dataDir: string, given: NodeOptions, metrics: Metrics): MediaEngine {
   const clock = realClock;
+  const [portMin, portMax] = given.mediaPorts ?? [23_000, 23_399];
   const log = silentLog;
   const supervisor = new Supervisor({
     clock,
@@ -176,7 +189,7 @@ function makeEngine(
     dataDir,
     options: {
       ...DEFAULT_SUPERVISOR_OPTIONS,
-      workers: 1,
+      workers: given.workers ?? 1,
       portMin,
       portMax,
       quarantineMs: 100,

@@ -212,6 +212,15 @@ const GATHER: readonly Scenario[] = [
     asked: ['/voice', '/got Digits=1#'],
   },
   {
+    name: 'Gather: a prompt behind a long pause is still there when its turn comes',
+    app: {
+      '/voice':
+        '<Gather timeout="1"><Pause length="300"/><Play loop="500">http://m/a.wav</Play></Gather>',
+    },
+    effects: ['in: answer', 'in: play http://m/a.wav x500', ...DONE],
+    asked: ['/voice'],
+  },
+  {
     name: 'Gather: with no key the next verb runs',
     app: { '/voice': '<Gather timeout="2"><Say>press</Say></Gather><Say>bye</Say>' },
     effects: ['in: answer', 'in: play say:press x1', 'in: play say:bye x1', ...DONE],
@@ -647,6 +656,25 @@ const DIAL: readonly Scenario[] = [
       ...DONE,
     ],
     asked: ['/voice'],
+  },
+  {
+    name: 'Dial: what has no effect here is said, one by one',
+    app: {
+      '/voice':
+        '<Dial referUrl="/r" callReason="x" passports="y"><Number byoc="BY1">100</Number></Dial>',
+    },
+    callees: { '100': { answerAfterMs: 1000, hangupAfterMs: 2000 } },
+    effects: [
+      'in: answer',
+      invited('100'),
+      'in: bridge',
+      '100: bridge',
+      '100: ended remote',
+      'in: unbridge',
+      ...DONE,
+    ],
+    asked: ['/voice'],
+    reports: [12200, 12200, 12200, 12200],
   },
   {
     name: 'Dial answerOnBridge: a caller who gives up while it rings takes the callee along',

@@ -33,7 +33,7 @@ import type { AppDocument, AppRequest } from '../../src/verbs/application.ts';
 import { Flows } from '../../src/verbs/flows.ts';
 import type { InterpreterOptions } from '../../src/verbs/interpreter-parts.ts';
 import { DEFAULT_INTERPRETER_OPTIONS, type FlowReport } from '../../src/verbs/interpreter-parts.ts';
-import type { RecordingEnd } from '../../src/verbs/verb.ts';
+import type { Prompt, RecordingEnd } from '../../src/verbs/verb.ts';
 
 export const ACCOUNT = `AC${'0'.repeat(32)}` as AccountSid;
 const START_MS = Date.UTC(2026, 10, 20, 12);
@@ -127,12 +127,16 @@ export class World {
   readonly asked: string[] = [];
   readonly told: string[] = [];
   readonly reports: FlowReport[] = [];
+  /** Legs were told to stop what did not sound. */
+  readonly needlessStops: string[] = [];
   readonly recordings = new Map<string, RecordingEnd | null>();
   readonly ended: CallRecord[] = [];
   readonly options: WorldOptions;
   readonly #bus: LocalBus;
   readonly #legs = new Map<string, FakeLeg>();
   readonly #visits = new Map<string, number>();
+  /** Prompts that nobody has released. */
+  readonly #held = new Set<{ readonly path: string }>();
   #generation: Generation;
   #pending = 0;
   /** Where in `asked` the request stands that has no answer yet. */
@@ -178,6 +182,7 @@ export class World {
         sipCallId: 'in-1',
         headers: { 'X-Tag': 'seven' },
         forwardedFrom: '',
+        maxForwards: 70,
       },
       { timeoutMs: 1000 },
     );
@@ -389,12 +394,24 @@ export class World {
     };
   }
 
-  async #prompt(path: string): Promise<{ path: string; durationMs: number }> {
+  async #prompt(path: string): Promise<Prompt> {
     await new Promise<void>((resolve) => this.later(resolve));
     if (path.includes('missing')) {
       throw new GatewayError('APP_STATUS', { url: path, status: 404 });
     }
-    return { path, durationMs: this.durationOf(path) };
+    const hold = { path };
+    this.#held.add(hold);
+    const release = (): void => void this.#held.delete(hold);
+    return { path, durationMs: this.durationOf(path), release };
+  }
+
+  /** How many times it was handed out and not released: it is there as long as it is held. */
+  heldOf(path: string): number {
+    return [...this.#held].filter((hold) => hold.path === path).length;
+  }
+
+  get held(): number {
+    return this.#held.size;
   }
 
   durationOf(path: string): number {
@@ -622,7 +639,9 @@ export class FakeLeg {
       what = `tone ${command.source.hz.join('+')} x${command.loop}`;
       lastsMs = command.loop === 0 ? Number.POSITIVE_INFINITY : command.source.onMs;
     } else if (command.source.kind === 'file') {
-      what = `play ${command.source.path} x${command.loop}`;
+      const { path } = command.source;
+      const isThere = this.#world.heldOf(path) > 0;
+      what = `play ${path} x${command.loop}${isThere ? '' : ', which is gone'}`;
       lastsMs = this.#world.durationOf(command.source.path) * (command.loop || 1_000_000);
     }
     this.#effect(what);
@@ -634,7 +653,10 @@ export class FakeLeg {
   }
 
   #stop(playId: string): void {
-    if (!this.#playing.some((one) => one.playId === playId)) return;
+    if (!this.#playing.some((one) => one.playId === playId)) {
+      this.#world.needlessStops.push(playId);
+      return;
+    }
     this.#effect(`stop ${playId.replace(/^v[0-9.]*\./, '')}`);
     this.#played(playId, 'stopped');
   }

@@ -4,7 +4,7 @@
  * so that nothing of the engine under test judges itself.
  */
 import dgram from 'node:dgram';
-import { decodeMuLaw, encodeMuLaw } from './listen.ts';
+import { decodeUlaw, encodeUlaw } from './sound.ts';
 
 export interface RtpPacket {
   readonly atMs: number;
@@ -50,7 +50,7 @@ export class RtpPeer {
     const sound = new Float64Array(((last - first) >>> 0) + FRAME_SAMPLES);
     for (const { timestamp, payload } of audio) {
       const at = (timestamp - first) >>> 0;
-      if (at + payload.length <= sound.length) sound.set(decodeMuLaw(payload), at);
+      if (at + payload.length <= sound.length) sound.set(decodeUlaw(payload), at);
     }
     return sound;
   }
@@ -71,7 +71,7 @@ export class RtpPeer {
   async speak(samples: Float64Array, toPort: number): Promise<void> {
     const startMs = performance.now();
     for (let at = 0; at + FRAME_SAMPLES <= samples.length; at += FRAME_SAMPLES) {
-      this.#send(0, Buffer.from(encodeMuLaw(samples.subarray(at, at + FRAME_SAMPLES))), toPort);
+      this.#send(0, Buffer.from(encodeUlaw(samples.subarray(at, at + FRAME_SAMPLES))), toPort);
       this.#timestamp += FRAME_SAMPLES;
       const dueMs = startMs + ((at + FRAME_SAMPLES) * 1000) / 8000;
       await delay(Math.max(0, dueMs - performance.now()));

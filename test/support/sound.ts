@@ -11,83 +11,105 @@ export interface Sound {
   readonly samples: Float64Array;
 }
 
-export function readWav(path: string): Sound {
-  const channels = readWavChannels(path);
-  return { rateHz: channels.rateHz, samples: channels.channels[0] ?? new Float64Array() };
+/** A WAV with all its channels. */
+export interface Channels {
+  readonly sampleRateHz: number;
+  /** One array per channel, -1..1. */
+  readonly channels: readonly Float64Array[];
 }
 
-function readWavChannels(path: string): { rateHz: number; channels: Float64Array[] } {
-  const data = readFileSync(path);
-  let rateHz = 8000;
+export function readWav(path: string): Sound {
+  const read = readChannels(path);
+  return { rateHz: read.sampleRateHz, samples: firstChannel(read) };
+}
+
+/** What is there of it: a header may promise more. */
+export function readChannels(path: string): Channels {
+  const file = readFileSync(path);
+  let sampleRateHz = 8000;
   let count = 1;
-  for (let at = 12; at + 8 <= data.length; ) {
-    const id = data.toString('latin1', at, at + 4);
-    const size = data.readUInt32LE(at + 4);
+  for (let at = 12; at + 8 <= file.length; ) {
+    const id = file.toString('latin1', at, at + 4);
+    const bytes = Math.min(file.readUInt32LE(at + 4), file.length - at - 8);
     if (id === 'fmt ') {
-      count = data.readUInt16LE(at + 10);
-      rateHz = data.readUInt32LE(at + 12);
-    } else if (id === 'data') {
-      const end = Math.min(data.length, at + 8 + size);
-      const frames = Math.floor((end - at - 8) / (2 * count));
-      const channels = Array.from({ length: count }, () => new Float64Array(frames));
-      for (let frame = 0; frame < frames; frame++) {
-        for (let channel = 0; channel < count; channel++) {
-          const value = data.readInt16LE(at + 8 + 2 * (frame * count + channel)) / 32768;
-          (channels[channel] as Float64Array)[frame] = value;
-        }
-      }
-      return { rateHz, channels };
+      count = file.readUInt16LE(at + 10);
+      sampleRateHz = file.readUInt32LE(at + 12);
     }
-    at += 8 + size + (size & 1);
+    if (id === 'data') {
+      const frames = Math.floor(bytes / 2 / count);
+      const channels = Array.from({ length: count }, () => new Float64Array(frames));
+      channels.forEach((channel, index) => {
+        for (let n = 0; n < frames; n += 1) {
+          channel[n] = file.readInt16LE(at + 8 + (n * count + index) * 2) / 32768;
+        }
+      });
+      return { sampleRateHz, channels };
+    }
+    at += 8 + bytes + (bytes % 2);
   }
-  return { rateHz, channels: [new Float64Array()] };
+  return { sampleRateHz, channels: [new Float64Array()] };
+}
+
+export function firstChannel(sound: Channels): Float64Array {
+  return sound.channels[0] ?? new Float64Array();
 }
 
 export function writeWav(path: string, sound: Sound): void {
-  const bytes = sound.samples.length * 2;
-  const data = Buffer.alloc(44 + bytes);
-  data.write('RIFF', 0, 'latin1');
-  data.writeUInt32LE(36 + bytes, 4);
-  data.write('WAVEfmt ', 8, 'latin1');
-  data.writeUInt32LE(16, 16);
-  data.writeUInt16LE(1, 20);
-  data.writeUInt16LE(1, 22);
-  data.writeUInt32LE(sound.rateHz, 24);
-  data.writeUInt32LE(sound.rateHz * 2, 28);
-  data.writeUInt16LE(2, 32);
-  data.writeUInt16LE(16, 34);
-  data.write('data', 36, 'latin1');
-  data.writeUInt32LE(bytes, 40);
-  sound.samples.forEach((value, index) => {
-    data.writeInt16LE(Math.max(-32768, Math.min(32767, Math.round(value * 32767))), 44 + 2 * index);
+  writeFileSync(path, wavOf([sound.samples], sound.rateHz));
+}
+
+/** Interleaved PCM16 WAV of the channels given. */
+export function wavOf(channels: readonly Float64Array[], sampleRateHz: number): Buffer {
+  const frames = channels[0]?.length ?? 0;
+  const file = Buffer.alloc(44 + frames * channels.length * 2);
+  file.write('RIFF', 0, 'latin1');
+  file.writeUInt32LE(file.length - 8, 4);
+  file.write('WAVEfmt ', 8, 'latin1');
+  file.writeUInt32LE(16, 16);
+  file.writeUInt16LE(1, 20);
+  file.writeUInt16LE(channels.length, 22);
+  file.writeUInt32LE(sampleRateHz, 24);
+  file.writeUInt32LE(sampleRateHz * channels.length * 2, 28);
+  file.writeUInt16LE(channels.length * 2, 32);
+  file.writeUInt16LE(16, 34);
+  file.write('data', 36, 'latin1');
+  file.writeUInt32LE(file.length - 44, 40);
+  channels.forEach((channel, index) => {
+    channel.forEach((sample, n) => {
+      const value = Math.max(-32768, Math.min(32767, Math.round(sample * 32767)));
+      file.writeInt16LE(value, 44 + (n * channels.length + index) * 2);
+    });
   });
-  writeFileSync(path, data);
+  return file;
+}
+
+export function sine(hz: number, rateHz: number, durationMs: number, level = 0.5): Float64Array {
+  return Float64Array.from(
+    { length: Math.round((rateHz * durationMs) / 1000) },
+    (_, index) => level * Math.sin((2 * Math.PI * hz * index) / rateHz),
+  );
 }
 
 export function tone(hz: number, seconds: number, rateHz = 8000, level = 0.3): Sound {
-  const samples = Float64Array.from(
-    { length: Math.round(seconds * rateHz) },
-    (_, index) => level * Math.sin((2 * Math.PI * hz * index) / rateHz),
-  );
-  return { rateHz, samples };
+  return { rateHz, samples: sine(hz, rateHz, seconds * 1000, level) };
 }
 
-/** Share of the sound's power at `hz` (Goertzel over blocks of 50 ms, averaged over those heard). */
+/** Share of the sound's power at `hz` (over blocks of 50 ms, averaged over those heard). */
 export function toneShare(sound: Sound, hz: number): number {
   const block = Math.round(sound.rateHz / 20);
   let share = 0;
   let heard = 0;
   for (let start = 0; start + block <= sound.samples.length; start += block) {
     const piece = sound.samples.subarray(start, start + block);
-    const power = piece.reduce((sum, value) => sum + value * value, 0);
-    if (power / block < 1e-5) continue;
+    if (energyOf(piece) / block < 1e-5) continue;
     heard += 1;
-    share += (2 * goertzel(piece, hz, sound.rateHz)) / (block * power);
+    share += shareAt(piece, sound.rateHz, hz);
   }
   return heard === 0 ? 0 : share / heard;
 }
 
-function goertzel(samples: Float64Array, hz: number, rateHz: number): number {
+/** Share of the energy of `samples` that lies at `hz` (Goertzel), 0..1. */
+export function shareAt(samples: Float64Array, rateHz: number, hz: number): number {
   const coefficient = 2 * Math.cos((2 * Math.PI * hz) / rateHz);
   let before = 0;
   let last = 0;
@@ -96,13 +118,19 @@ function goertzel(samples: Float64Array, hz: number, rateHz: number): number {
     before = last;
     last = next;
   }
-  return last * last + before * before - coefficient * last * before;
+  const power = last * last + before * before - coefficient * last * before;
+  const energy = energyOf(samples);
+  return energy === 0 ? 0 : (2 * power) / (samples.length * energy);
+}
+
+function energyOf(samples: Float64Array): number {
+  return samples.reduce((sum, value) => sum + value * value, 0);
 }
 
 export function rms(sound: Sound): number {
   const { samples } = sound;
   if (samples.length === 0) return 0;
-  return Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length);
+  return Math.sqrt(energyOf(samples) / samples.length);
 }
 
 /** Linear interpolation: enough to compare speech below 3.4 kHz, not to listen to. */
@@ -176,6 +204,21 @@ function envelopeCandidates(haystack: Float64Array, needle: Float64Array): numbe
   return scores.slice(0, CANDIDATES).map((entry) => entry.offset);
 }
 
+/** Best normalised correlation of `heard` with `wanted` over shifts of 0..`shiftMax` samples. */
+export function likeness(
+  wanted: Float64Array,
+  heard: Float64Array,
+  shiftMax: number,
+): { score: number; shift: number } {
+  let best = { score: 0, shift: 0 };
+  for (let shift = 0; shift <= shiftMax && heard.length - shift > wanted.length / 2; shift += 1) {
+    const score = correlationAt(heard, wanted, shift);
+    if (score > best.score) best = { score, shift };
+  }
+  return best;
+}
+
+/** Samples beyond the end of `haystack` count as silence. */
 function correlationAt(haystack: Float64Array, needle: Float64Array, offset: number): number {
   let cross = 0;
   let left = 0;
