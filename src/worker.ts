@@ -86,7 +86,7 @@ class MediaWorker {
     this.#options = options;
     this.#clock = clock;
     const { socketPath: path, limits } = options;
-    this.#server = new ControlServer({ path, limits, handlers: this.#handlers() });
+    this.#server = new ControlServer({ path, clock, limits, handlers: this.#handlers() });
     this.#server.on('gateway', (isConnected) => this.#gateway(isConnected));
   }
 
@@ -143,8 +143,10 @@ class MediaWorker {
       ask: ({ port }) => guarded('ask', () => this.#media().addon.ask(port)),
       closePort: ({ port }) => {
         const found = this.#ports.get(port);
-        if (found !== undefined) this.#closePort(found);
-        return {};
+        if (found === undefined || found.isClosed) return { stats: null };
+        const stats = guarded('ask', () => this.#media().addon.ask(port));
+        this.#closePort(found);
+        return { stats };
       },
       play: (args) => this.#play(args),
       stop: ({ port, playId }) => this.#stop(port, `play ${playId}`),
@@ -203,11 +205,26 @@ class MediaWorker {
     throw new GatewayError('MEDIA_COMMAND', { op: 'port', problem: `no port ${handle}` });
   }
 
-  #createPort(args: Args<'createPort'>): Result<'createPort'> {
-    const made = guarded('port', () => this.#media().addon.create('port', args));
-    const state = { settings: null, effects: new Map<string, Effect>(), missed: [] };
-    this.#ports.set(made.handle, { ...made, ssrc: args.ssrc, ...state, isClosed: false });
-    return { handle: made.handle, rtpPort: made.rtpPort, rtcpPort: made.rtcpPort };
+  #createPort({ settings, ...options }: Args<'createPort'>): Result<'createPort'> {
+    const { addon } = this.#media();
+    const { handle, rtpPort, rtcpPort } = guarded('port', () => addon.create('port', options));
+    try {
+      if (settings !== undefined) guarded('set', () => addon.set(handle, settings));
+    } catch (thrown) {
+      addon.close(handle);
+      throw thrown;
+    }
+    this.#ports.set(handle, {
+      handle,
+      rtpPort,
+      rtcpPort,
+      ssrc: options.ssrc,
+      settings: settings ?? null,
+      effects: new Map<string, Effect>(),
+      missed: [],
+      isClosed: false,
+    });
+    return { handle, rtpPort, rtcpPort };
   }
 
   /** Forgotten once its recorders have told their outcome. */

@@ -18,6 +18,8 @@ import {
   selectTrunk,
   type TrunkRoute,
 } from '../src/call/route.ts';
+import { DEFAULT_ROUTER } from '../src/call/router.ts';
+import { DEFAULT_LEG_OPTIONS } from '../src/call/sip-leg.ts';
 import { DEFAULT_TRACE, TraceBook } from '../src/call/trace.ts';
 import { type Clock, realClock } from '../src/core/clock.ts';
 import { silentLog } from '../src/core/log.ts';
@@ -199,6 +201,12 @@ t.test('routes: patterns, trunks, gateways', async (t) => {
   t.equal(fromUriOf('', 'us.example'), 'sip:anonymous@anonymous.invalid');
   t.equal(partyOf('sip:+15551234@host;user=phone'), '+15551234');
   t.equal(partyOf('tel:+1-555-1234'), '+15551234');
+  t.equal(partyOf('sip:%2B15551234@host'), '+15551234');
+  t.equal(partyOf('sip:a%20b%0d%3B%40%C3%BC@host'), 'sip:a%20b%0D%3B%40ü@host');
+  t.equal(fromUriOf('sip:a"b>;tag=x@host', 'us.example'), 'sip:a%22b%3E;tag=x@host');
+  t.equal(fromUriOf('sip:ü%40x@host;user=phone', ''), 'sip:%C3%BC%40x@host;user=phone');
+  t.equal(fromUriOf('sip:a@host>;tag=evil', ''), 'sip:anonymous@anonymous.invalid');
+  t.equal(fromUriOf('sip:a@ho\r\nst', ''), 'sip:anonymous@anonymous.invalid');
   t.equal(partyOf('sip:bob@host.example:5070;x=y'), 'sip:bob@host.example');
 });
 
@@ -254,6 +262,8 @@ t.test('history: the beginning and the end of a call are kept, and it is bounded
     ['<- INVITE', 'v0', 'v14', 'v15', 'v16', 'v17', 'v18', 'v19'],
   );
   t.equal(trace.dropped(sid), 13);
+  trace.sip({ ...message, firstLine: 'SIP/2.0 486 \x1b[2J\x9bBusy\r\n', retransmission: false });
+  t.equal(trace.entries(sid).at(-1)?.text, '<- SIP/2.0 486  [2J Busy  ', 'for a terminal');
   for (const other of sids) {
     trace.open(other);
     trace.end(other);
@@ -261,7 +271,10 @@ t.test('history: the beginning and the end of a call are kept, and it is bounded
   t.same(trace.entries(sid), [], 'the oldest ended call is forgotten');
 });
 
-function legLess(t: Test): { call: Call; outbox: LegOutbox; bus: LocalBus; sid: CallSid } {
+function legLess(
+  t: Test,
+  limits = { eventsKeptMax: 8, commandsSeenMax: 8 },
+): { call: Call; outbox: LegOutbox; bus: LocalBus; sid: CallSid } {
   const clock = realClock;
   const bus = new LocalBus({
     ...DEFAULT_LOCAL_BUS,
@@ -288,7 +301,6 @@ function legLess(t: Test): { call: Call; outbox: LegOutbox; bus: LocalBus; sid: 
   });
   const call = Call.create(record, deps);
   const { legId } = record;
-  const limits = { eventsKeptMax: 8, commandsSeenMax: 8 };
   const outbox = new LegOutbox({ clock, bus, legId, callSid: sid, ...limits });
   return { call, outbox, bus, sid };
 }
@@ -330,6 +342,32 @@ t.test('events that a bus loses are asked for again', async (t) => {
   await turn();
   t.equal(keys.join(''), '12345DABCDAB6', 'what the leg has forgotten is left out');
   call.fail('LEG_LOST');
+});
+
+t.test('a long call does not make its leg grow', async (t) => {
+  const { call, outbox, bus } = legLess(t, DEFAULT_LEG_OPTIONS);
+  bus.subscribe(legSubject(call.record.legId), (command) => {
+    if (command.kind === 'attach' && command.repeat === false) {
+      outbox.acknowledge(command.fromSeq);
+    }
+  });
+  for (let n = 0; n < 70; n += 1) {
+    const playId = `0.${n}.play`;
+    const source = { kind: 'file', path: '/x.wav' } as const;
+    outbox.takes({ id: playId, kind: 'play', playId, source, loop: 1 });
+    outbox.emit({ kind: 'playDone', playId, reason: 'finished', playedMs: 1 }, `play ${playId}`);
+    await turn();
+  }
+  const record = outbox.record();
+
+  t.equal(call.record.legSeq, 70);
+  t.ok(record.kept.length <= 16, 'what the call has is not kept');
+  t.ok(JSON.stringify(record).length < 8_000, `${JSON.stringify(record).length} bytes`);
+  call.fail('LEG_LOST');
+});
+
+t.test('a call may wait for an answer as long as it may ring', async (t) => {
+  t.ok(DEFAULT_CALL_OPTIONS.setupMsMax > DEFAULT_ROUTER.ringTimeoutMsMax);
 });
 
 t.test('a command with a known id is not done again, its outcome is repeated', async (t) => {

@@ -37,8 +37,15 @@ import {
   type SupervisorOptions,
   socketDirectory,
 } from '../src/media/supervisor.ts';
-import { firstChannel, likeness, readWav, shareAt, sine, wavOf } from './support/listen.ts';
 import { delay, EVENT_TYPE, RtpPeer } from './support/rtp-peer.ts';
+import {
+  firstChannel,
+  likeness,
+  readChannels as readWav,
+  shareAt,
+  sine,
+  wavOf,
+} from './support/sound.ts';
 
 const skip = existsSync(ADDON_PATH) ? false : 'native/build is missing: build the addon first';
 const SPEECH = new URL('../../shared/data/media/speech-en-8k.wav', import.meta.url).pathname;
@@ -160,10 +167,10 @@ async function makeControl(t: Test, limits = DEFAULT_CONTROL_LIMITS) {
     ping: () => ({ ports: 3 }),
     closePort: ({ port }: { port: number }) => {
       order.push(port);
-      return {};
+      return { stats: null };
     },
   } as Partial<ControlHandlers> as ControlHandlers;
-  const server = new ControlServer({ path, limits, handlers });
+  const server = new ControlServer({ path, clock: realClock, limits, handlers });
   await server.listen();
   t.teardown(() => server.close());
   const connect = (): Promise<ControlClient> =>

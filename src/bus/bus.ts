@@ -317,8 +317,13 @@ export class LocalBus implements Bus {
 
   #answer(responder: (message: object) => Promise<object> | object, envelope: Envelope): void {
     const { reply } = envelope;
-    Promise.resolve(responder(envelope.message)).then(
-      (answer) => reply?.settle(this.#copy(answer), null),
+    const answer = responder(envelope.message);
+    if (!(answer instanceof Promise)) {
+      reply?.settle(this.#copy(answer), null);
+      return;
+    }
+    answer.then(
+      (later: object) => reply?.settle(this.#copy(later), null),
       (thrown: unknown) => reply?.settle(null, asGatewayError(thrown)),
     );
   }

@@ -117,7 +117,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 }
 
+/** A leg that is ending lets go by itself. */
 function part(side: Side): void {
-  if (!side.call.isLive || side.commandId === '') return;
+  const { isLive, record } = side.call;
+  if (!isLive || record.endingCode !== null || side.commandId === '') return;
   side.call.send({ id: `${side.commandId}.end`, kind: 'unbridge' });
 }

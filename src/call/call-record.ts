@@ -51,6 +51,8 @@ export interface CallSipInfo {
   readonly sourceAddress: string;
   /** Inbound: of the INVITE. Outbound: of the answer, once there. */
   readonly headers: SipHeaders;
+  /** Max-Forwards of its INVITE; what it dials has one less. Absent: 70 (RFC 3261 §16.6). */
+  readonly maxForwards?: number;
 }
 
 /** How a call ended: the heart of its detail record. */

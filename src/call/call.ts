@@ -56,16 +56,23 @@ export interface CallEvents {
 export interface CallOptions {
   /** Upper bound of a call's length when nothing smaller is asked. */
   readonly durationMsMax: number;
-  /** How long an inbound call may stay unanswered. */
+  /**
+   * How long a call may stay unanswered. A call that waits for one it dials needs as long as that
+   * may ring, and one that rings ends by its own ring time first, so this is above both.
+   */
   readonly setupMsMax: number;
   /** How long a leg may take to end after it was told to (RFC 3261 Timer B/F are 32 s). */
   readonly endMsMax: number;
 }
 
+/** The longest ring time that a dial or the REST API may ask for. */
+export const RING_TIMEOUT_MS_MAX = 600_000;
+const END_MS_MAX = 40_000;
+
 export const DEFAULT_CALL_OPTIONS: CallOptions = {
   durationMsMax: 14_400_000,
-  setupMsMax: 300_000,
-  endMsMax: 40_000,
+  setupMsMax: RING_TIMEOUT_MS_MAX + END_MS_MAX,
+  endMsMax: END_MS_MAX,
 };
 
 export interface CallDeps {
@@ -79,6 +86,11 @@ export interface CallDeps {
 
 /** Verbs, a bridge, the router and the calls that watch this one. */
 const LISTENERS_MAX = 64;
+/**
+ * Events between two words to the leg of what need not be kept. The word names what was seen a
+ * round earlier: by then the journal has it, and a call built from its record misses nothing.
+ */
+const ACK_EVENTS = 8;
 /** So many events after a hole nothing will be repeated any more: the leg has forgotten it. */
 const HOLE_EVENTS_MAX = 256;
 
@@ -89,6 +101,7 @@ export class Call extends EventEmitter<CallEvents> {
   readonly #deps: CallDeps;
   readonly #record: Writable<CallRecord>;
   readonly #legSubject: ReturnType<typeof legSubject>;
+  readonly #journalKey: string;
   #subscription: Subscription | null = null;
   #deadline: Timer | null = null;
   /** Names this object among those that are built for one call: their command ids must differ. */
@@ -96,6 +109,9 @@ export class Call extends EventEmitter<CallEvents> {
   #commandNo = 0;
   /** First number seen beyond a hole in the leg's events; 0 when there is none. */
   #holeAt = 0;
+  /** The leg's number that the next acknowledgement names, and the one it is due at. */
+  #ackSeq: number;
+  #ackDueSeq: number;
 
   private constructor(record: CallRecord, deps: CallDeps) {
     super();
@@ -103,6 +119,9 @@ export class Call extends EventEmitter<CallEvents> {
     this.#record = { ...record };
     this.#deps = deps;
     this.#legSubject = legSubject(record.legId);
+    this.#journalKey = `call.${record.sid}`;
+    this.#ackSeq = record.legSeq;
+    this.#ackDueSeq = record.legSeq + ACK_EVENTS;
     this.#life = deps.clock.randomHex(3);
     this.setMaxListeners(LISTENERS_MAX);
   }
@@ -119,6 +138,7 @@ export class Call extends EventEmitter<CallEvents> {
   static restore(record: CallRecord, deps: CallDeps): Call {
     const call = Call.create(record, deps);
     if (call.isLive) call.attach();
+    call.insist();
     return call;
   }
 
@@ -158,13 +178,17 @@ export class Call extends EventEmitter<CallEvents> {
 
   /** Ends the call. The first code given wins; 'ended' comes when the leg is gone. */
   hangup(code: ErrorCode = 'CALL_COMPLETED', reason?: string): void {
-    if (!this.isLive) return;
-    if (this.#record.endingCode === null) {
-      this.#record.endingCode = code;
-      this.#setDeadline(this.#deps.options.endMsMax, 'end');
-    }
+    if (!this.isLive || this.#record.endingCode !== null) return;
+    this.#record.endingCode = code;
+    this.#setDeadline(this.#deps.options.endMsMax, 'end');
     this.act(reason === undefined ? { kind: 'hangup', code } : { kind: 'hangup', code, reason });
     this.#changed();
+  }
+
+  /** Says `hangup` once more, when there is one: the leg was not there yet to hear the first. */
+  insist(): void {
+    const code = this.#record.endingCode;
+    if (code !== null) this.act({ kind: 'hangup', code });
   }
 
   /** Ends the call at once without a leg's word: it never got one, or it is lost. */
@@ -266,7 +290,15 @@ export class Call extends EventEmitter<CallEvents> {
     this.#record.legSeq = event.seq;
     this.#deps.trace.add(this.sid, 'leg', event.kind, detailOf(event));
     this.#guard(() => this.#apply(event));
+    if (event.seq >= this.#ackDueSeq) this.#acknowledge(event.seq);
     this.#changed();
+  }
+
+  #acknowledge(seq: number): void {
+    if (!this.isLive) return;
+    this.#say({ id: `ack.${seq}`, kind: 'attach', fromSeq: this.#ackSeq, repeat: false });
+    this.#ackSeq = seq;
+    this.#ackDueSeq = seq + ACK_EVENTS;
   }
 
   /**
@@ -312,7 +344,7 @@ export class Call extends EventEmitter<CallEvents> {
         break;
       case 'ended':
         // The leg need not keep its last words any longer.
-        this.#say({ id: 'ack', kind: 'attach', fromSeq: event.seq });
+        this.#say({ id: 'ack', kind: 'attach', fromSeq: event.seq, repeat: false });
         this.#finish(event, event);
         return;
       default:
@@ -356,7 +388,18 @@ export class Call extends EventEmitter<CallEvents> {
       durationMs: record.answeredAtMs === null ? 0 : Math.max(0, atMs - record.answeredAtMs),
       stats: ended.stats,
     };
-    Object.assign(record, { endedAtMs: atMs, bridgedTo: null, port: null, end });
+    record.endedAtMs = atMs;
+    record.bridgedTo = null;
+    record.port = null;
+    record.end = end;
+    const { direction, parentCallSid } = record;
+    const { durationMs, sipStatus, by } = end;
+    const parent = parentCallSid === null ? {} : { parentCallSid };
+    // The one line a call has at this level: the rest of its life is in its trace.
+    this.#deps.log.info(
+      { callSid: this.sid, ...parent, direction, status, code, by, sipStatus, durationMs },
+      'call ended',
+    );
     this.#setStatus(status, event);
     this.#guard(() => this.emit('ended', end));
   }
@@ -365,7 +408,7 @@ export class Call extends EventEmitter<CallEvents> {
   #setStatus(status: CallStatus, event: LegEvent | null = null): void {
     this.#record.status = status;
     this.#record.statusNo += 1;
-    this.#deps.log.info({ callSid: this.sid, status }, 'call status');
+    this.#deps.log.debug({ callSid: this.sid, status }, 'call status');
     if (event !== null) this.#guard(() => this.emit('leg', event));
     this.#guard(() => this.emit('status', status));
     this.#changed();
@@ -402,7 +445,7 @@ export class Call extends EventEmitter<CallEvents> {
   }
 
   #changed(): void {
-    if (this.isLive) this.#deps.journal.put(`call.${this.sid}`, this);
-    else this.#deps.journal.remove(`call.${this.sid}`);
+    if (this.isLive) this.#deps.journal.put(this.#journalKey, this);
+    else this.#deps.journal.remove(this.#journalKey);
   }
 }

@@ -5,16 +5,24 @@
  */
 
 import type { Subscription } from '../bus/bus.ts';
-import type { AddressGuard } from '../core/address.ts';
 import { asGatewayError, type ErrorCode, type ErrorDetails, GatewayError } from '../core/errors.ts';
+import { redact } from '../core/log.ts';
 import type { CallSid } from '../core/sid.ts';
 import { parseNameAddr, type SipMessage, type SipUri } from '../sip/message.ts';
-import { findSdp } from '../sip/multipart.ts';
-import type { PeerAddress } from '../sip/peer.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
-import { type LegId, type LegOffer, type LegOrder, legIdOf, OFFERS, ORDERS } from './leg.ts';
-import { checkOffer } from './leg-media.ts';
-import { LegPlacing } from './leg-placing.ts';
+import type { Egress } from './egress.ts';
+import {
+  type LegId,
+  type LegOffer,
+  type LegOrder,
+  legIdOf,
+  MAX_FORWARDS,
+  OFFERS,
+  ORDERS,
+  type SipHeaders,
+} from './leg.ts';
+import { type CheckedOffer, checkOffer } from './leg-media.ts';
+import { LegPlacing, type ResolvedPeer } from './leg-placing.ts';
 import { applicationHeaders, forwardedFrom, refusalHeaders, refusalStatus } from './leg-signal.ts';
 import { type LegDeps, type LegRecord, SipLeg } from './sip-leg.ts';
 import type { TraceBook } from './trace.ts';
@@ -39,9 +47,9 @@ export const DEFAULT_EDGE: EdgeOptions = {
 
 export interface EdgeDeps extends Omit<LegDeps, 'onClosed' | 'options'> {
   readonly trace: TraceBook;
-  readonly resolve: (uri: SipUri) => Promise<readonly PeerAddress[]>;
+  readonly resolve: (uri: SipUri) => Promise<readonly ResolvedPeer[]>;
   /** Whom a dialled URI may lead to. */
-  readonly guard: AddressGuard;
+  readonly egress: Egress;
   readonly legs: LegDeps['options'];
   readonly options: EdgeOptions;
 }
@@ -120,29 +128,42 @@ export class Edge {
     }
     try {
       // An offer nobody could answer is refused before an application is bothered with it.
-      const sdp = findSdp(request);
-      if (sdp !== '') checkOffer(sdp, this.#deps.media);
+      const { media, engine, options } = this.#deps;
+      const { offer: sdp } = session;
+      const checked = sdp === '' ? null : checkOffer(sdp, engine.address, media);
       const offer = this.#offerOf(session, request);
-      const { offerTimeoutMs } = this.#deps.options;
-      const verdict = await this.#deps.bus.request(OFFERS, offer, { timeoutMs: offerTimeoutMs });
-      if (verdict.admitted) this.#takeIn(verdict.callSid, session, sdp, state.ended);
-      else if (state.ended === null) this.#refuse(session, verdict.code, verdict.details);
+      const { headers } = offer;
+      const timeoutMs = options.offerTimeoutMs;
+      const verdict = await this.#deps.bus.request(OFFERS, offer, { timeoutMs });
+      if (verdict.admitted) {
+        this.#takeIn(verdict.callSid, { session, offer: checked, headers, ended: state.ended });
+      } else if (state.ended === null) this.#refuse(session, verdict.code, verdict.details);
     } catch (thrown) {
       const { code, details } = asGatewayError(thrown);
       if (state.ended === null) this.#refuse(session, code, details);
     }
   }
 
-  #takeIn(callSid: CallSid, session: Session, offer: string, ended: SessionEnd | null): void {
+  #takeIn(
+    callSid: CallSid,
+    admitted: {
+      session: Session;
+      offer: CheckedOffer | null;
+      headers: SipHeaders;
+      ended: SessionEnd | null;
+    },
+  ): void {
     const legId = legIdOf(callSid);
-    this.#deps.trace.bindSip(session.callId, callSid);
-    const leg = SipLeg.inbound({ legId, callSid, session, offer, ended }, this.#legDeps);
+    const { headers: sipHeaders, ...rest } = admitted;
+    this.#deps.trace.bindSip(rest.session.callId, callSid);
+    const leg = SipLeg.inbound({ legId, callSid, sipHeaders, ...rest }, this.#legDeps);
     this.#legs.set(legId, leg);
   }
 
   #refuse(session: Session, code: ErrorCode, details: ErrorDetails): void {
     const text = new GatewayError(code, details).message;
-    this.#deps.log.info({ code, source: session.source.address }, 'INVITE refused');
+    const source = redact(session.source.address, 7);
+    this.#deps.log.info({ code, source }, 'INVITE refused');
     const { retryAfterSeconds } = this.#deps.options;
     const headers = refusalHeaders(code, text, { retryAfterSeconds, warnAgent: 'tandem' });
     session.reject(refusalStatus(code), { headers });
@@ -160,22 +181,23 @@ export class Edge {
       sipCallId: session.callId,
       headers: applicationHeaders(request.fields(), this.#deps.legs),
       forwardedFrom: forwardedFrom(request),
+      maxForwards: request.maxForwards ?? MAX_FORWARDS,
     };
   }
 
   #onOrder(order: LegOrder): { legId: LegId } {
-    const { legId, callSid } = order;
+    const { legId, callSid, group } = order;
     // The same order again, from a call that was rebuilt: the leg is there.
     if (this.#legs.has(legId)) return { legId };
     if (this.#legs.size >= this.#deps.options.legsMax) {
       throw new GatewayError('OVERLOADED', { limit: 'legs' });
     }
-    const leg = new SipLeg({ legId, callSid, direction: 'out' }, this.#legDeps);
+    const leg = new SipLeg({ legId, callSid, direction: 'out', group }, this.#legDeps);
     this.#legs.set(legId, leg);
-    const { clock, log, endpoint, resolve, guard, options, trace } = this.#deps;
+    const { clock, log, endpoint, resolve, egress, options, trace } = this.#deps;
     const { triesMax } = options;
     const onSession = (sipCallId: string): void => trace.bindSip(sipCallId, callSid);
-    const placing = { clock, log, endpoint, resolve, guard, triesMax, onSession };
+    const placing = { clock, log, endpoint, resolve, egress, triesMax, onSession };
     new LegPlacing(leg, order, placing).start();
     return { legId };
   }

@@ -228,20 +228,23 @@ export class FileJournal implements Journal {
     if (file === null || keys.length === 0) return;
     let text = '';
     for (const key of keys) text += this.#line(key);
-    await file.appendFile(text, 'latin1');
-    this.#fileBytes += text.length;
+    const bytes = Buffer.from(text, 'utf8');
+    await file.appendFile(bytes);
+    this.#fileBytes += bytes.length;
     if (this.#options.fsync === 'batch') await file.datasync();
   }
 
   #line(key: string): string {
     const entry = this.#entries.get(key);
     const json = JSON.stringify(entry === undefined ? [key] : [key, entry.source.snapshot()]);
-    const body = Buffer.from(json, 'utf8').toString('latin1');
-    if (body.length > this.#options.recordBytesMax) {
-      this.#options.log.error({ key, bytes: body.length }, 'record too large for the journal');
+    // Counted only when the length in characters leaves a doubt (UTF-8: at most 3 for each).
+    const { recordBytesMax } = this.#options;
+    const bytes = json.length * 3 > recordBytesMax ? Buffer.byteLength(json) : json.length;
+    if (bytes > recordBytesMax) {
+      this.#options.log.error({ key, bytes }, 'record too large for the journal');
       return '';
     }
-    const line = `${crc32(body).toString(16).padStart(8, '0')} ${body}\n`;
+    const line = `${crc32(json).toString(16).padStart(8, '0')} ${json}\n`;
     if (entry !== undefined) {
       this.#liveBytes += line.length - entry.bytes;
       entry.bytes = line.length;
@@ -299,10 +302,10 @@ function readLines(text: string, records: Map<string, object>): { damaged: numbe
 }
 
 function readLine(line: string): { key: string; record: object | null } | null {
-  const body = line.slice(9);
+  const body = Buffer.from(line.slice(9), 'latin1');
   if (line[8] !== ' ' || Number.parseInt(line.slice(0, 8), 16) !== crc32(body)) return null;
   try {
-    const parsed: unknown = JSON.parse(Buffer.from(body, 'latin1').toString('utf8'));
+    const parsed: unknown = JSON.parse(body.toString('utf8'));
     if (!Array.isArray(parsed)) return null;
     const [key, record] = parsed as unknown[];
     if (typeof key !== 'string') return null;

@@ -3,7 +3,7 @@
  * when the call is no longer live. Not the journal, which is for going on after a crash.
  */
 import type { CallSid } from '../core/sid.ts';
-import type { CallEventRow, CallRow, CallStatus as RowStatus, Store } from '../store/store.ts';
+import type { CallEvent, CallRow, CallStatus as RowStatus, Store } from '../store/store.ts';
 import type { CallRecord, CallStatus } from './call-record.ts';
 import type { CallNotice } from './router.ts';
 import type { TraceBook, TraceEntry } from './trace.ts';
@@ -21,27 +21,21 @@ export class Ledger {
   take(notice: CallNotice): void {
     this.#store.calls.put(callRow(notice.call, notice.atMs));
     if (notice.type !== 'call.completed') return;
-    for (const row of this.trace(notice.call) ?? []) this.#store.callEvents.append(row);
+    const { sid: callSid, accountSid } = notice.call;
+    const events = this.trace(callSid);
+    if (events !== null) this.#store.callTraces.put({ callSid, accountSid, events });
   }
 
-  /** The trace of a call that is still remembered, as rows. */
-  trace(call: {
-    sid: CallSid;
-    accountSid: CallRecord['accountSid'];
-  }): readonly CallEventRow[] | null {
-    const entries = this.#trace.entries(call.sid);
-    if (entries.length === 0) return null;
-    return entries.map((entry, index) => eventRow(call, entry, index + 1));
+  /** The trace of a call that is still remembered, as it is kept. */
+  trace(sid: CallSid): readonly CallEvent[] | null {
+    const entries = this.#trace.entries(sid);
+    return entries.length === 0 ? null : entries.map(event);
   }
 }
 
-function eventRow(
-  call: { sid: CallSid; accountSid: CallRecord['accountSid'] },
-  entry: TraceEntry,
-  seq: number,
-): CallEventRow {
-  const { atMs, kind, ...data } = entry;
-  return { callSid: call.sid, accountSid: call.accountSid, seq, atMs, kind, data };
+function event(entry: TraceEntry, index: number): CallEvent {
+  const { atMs, kind, text, detail } = entry;
+  return { seq: index + 1, atMs, kind, data: { text, detail } };
 }
 
 /** `initiated` is a word of callbacks only; REST says queued until it rings. */

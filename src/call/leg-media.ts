@@ -12,16 +12,25 @@ import { DIRECTIONS, LATCH, type PortSettings, type PortStats } from '../media/b
 import type { MediaEngine } from '../media/engine.ts';
 import type { Port, PortRecord, PortRef } from '../media/port.ts';
 import { DEFAULT_MEDIA_POLICY, type MediaPolicy } from '../sdp/address.ts';
-import { acceptAnswer, answerOffer, makeOffer, type NegotiatedMedia } from '../sdp/offer-answer.ts';
-import { parseSdp } from '../sdp/sdp.ts';
+import {
+  acceptAnswer,
+  answerOffer,
+  type LocalMedia,
+  makeOffer,
+  type NegotiatedMedia,
+  offeredFamily,
+} from '../sdp/offer-answer.ts';
+import { parseSdp, type Sdp } from '../sdp/sdp.ts';
 import type { LegCommand, LegFact, LegId } from './leg.ts';
 
 /** What a leg may speak and whom it may send audio to. */
 export interface LegMediaPolicy {
   /** In order of preference; all are offered. */
   readonly codecs: readonly CodecName[];
-  /** Address written into SDP instead of the port's own: the public one behind a NAT. */
+  /** Address written into SDP instead of a port's own of that family: the public one behind NAT. */
   readonly advertiseAddress: string | null;
+  /** `media.address6`: for peers with IPv6 media where `media.address` is IPv4; null has none. */
+  readonly address6: string | null;
   readonly latch: keyof typeof LATCH;
   /** To which addresses that a peer names audio may be sent. */
   readonly remote: MediaPolicy;
@@ -38,6 +47,7 @@ export interface LegMediaPolicy {
 export const DEFAULT_LEG_MEDIA: LegMediaPolicy = {
   codecs: ['opus', 'G722', 'PCMU', 'PCMA'],
   advertiseAddress: null,
+  address6: null,
   latch: 'sameAddress',
   remote: DEFAULT_MEDIA_POLICY,
   jitterMinMs: 20,
@@ -61,8 +71,16 @@ export interface LegMediaRecord {
   readonly bridgedTo: LegId | null;
 }
 
+/** An offer that can be answered, as it was read and judged once. */
+export interface CheckedOffer {
+  readonly sdp: Sdp;
+  readonly media: NegotiatedMedia;
+}
+
 export interface LegMediaOptions {
   readonly clock: Clock;
+  /** Legs that may be bridged have one name for it: their ports are made in one worker. */
+  readonly group: string;
   readonly engine: MediaEngine;
   readonly policy: LegMediaPolicy;
   readonly digitRepeatMs: number;
@@ -86,6 +104,8 @@ export class LegMedia {
   readonly #sessionId: string;
   #port: Port | null = null;
   #opening: Promise<Port> | null = null;
+  /** The peer has shown that it hears what we send it, so audio to it is no trap for others. */
+  #isProven: boolean;
   #version: number;
   #localSdp: string;
   #isOffering: boolean;
@@ -110,6 +130,8 @@ export class LegMedia {
     this.#agreed = options.record?.agreed ?? null;
     this.#onHold = options.record?.onHold ?? false;
     this.#bridgedTo = options.record?.bridgedTo ?? null;
+    // Who answered for a former process was heard by it: its ACK cannot be waited for again.
+    this.#isProven = options.record !== undefined;
   }
 
   get port(): Port | null {
@@ -139,31 +161,52 @@ export class LegMedia {
     };
   }
 
-  /** The port, made on first need. */
-  open(near: PortRef | null = null): Promise<Port> {
-    this.#opening ??= this.#make(near);
-    return this.#opening;
-  }
-
   /** Takes a port back that a former process of this node made. */
   async adopt(record: PortRecord): Promise<Port> {
     const port = await this.#engine.adoptPort(record);
     this.#attach(port);
     this.#opening = Promise.resolve(port);
+    const { settings } = record;
+    if (settings !== null) await port.set(withProof(settings, true));
     return port;
   }
 
-  /** The answer to the peer's offer; the port speaks what was agreed once this resolves. */
-  async answer(offer: string): Promise<string> {
-    if (this.#answeredOffer === offer) return this.#localSdp;
-    const port = await this.open();
-    const { sdp, media } = this.#negotiate(offer, port);
-    await this.#apply(port, media);
+  /** The answer to the INVITE's offer. A port that is made for it comes speaking what it says. */
+  async answer(offered: CheckedOffer): Promise<string> {
+    const { sdp: offer } = offered;
+    if (this.#answeredOffer === offer.text) return this.#localSdp;
+    const isNew = this.#opening === null;
+    const settings = portSettings(offered.media, this.#policy, this.#isProven);
+    const port = await this.#open({ near: null, family: offeredFamily(offer), settings });
+    if (!isNew) await port.set(settings);
+    return this.#answered(offer, this.#negotiate(offer, port));
+  }
+
+  /** The answer to a new offer within the call; the port speaks it once this resolves. */
+  async answerAgain(text: string): Promise<string> {
+    const offer = parseSdp(text);
+    if (this.#answeredOffer === text) return this.#localSdp;
+    const port = await this.#open({ near: null, family: offeredFamily(offer) });
+    const result = this.#negotiate(offer, port);
+    await port.set(portSettings(result.media, this.#policy, this.#isProven));
+    return this.#answered(offer, result);
+  }
+
+  #answered(offer: Sdp, result: { sdp: string; media: NegotiatedMedia }): string {
+    this.#agree(result.media);
     this.#version += 1;
-    this.#localSdp = sdp;
+    this.#localSdp = result.sdp;
     this.#isOffering = false;
-    this.#answeredOffer = offer;
-    return sdp;
+    this.#answeredOffer = offer.text;
+    return result.sdp;
+  }
+
+  /** The peer acknowledged our answer: it is where it says it is (RFC 3261 §13.3.1.4). */
+  prove(): Promise<void> | void {
+    const settings = this.#port?.toRecord().settings ?? null;
+    if (this.#isProven) return;
+    this.#isProven = true;
+    if (settings !== null) return this.#port?.set(withProof(settings, true));
   }
 
   /** The INVITE is answered: its answer is not needed once more. */
@@ -171,12 +214,16 @@ export class LegMedia {
     this.#answeredOffer = '';
   }
 
-  /** Our offer, for an INVITE or for the 2xx to one that had none. */
-  async offer(near: PortRef | null = null): Promise<string> {
-    const port = await this.open(near);
+  /**
+   * Our offer, for an INVITE or for the 2xx to one that had none. `peer` is the address SIP goes
+   * to: who is reached over IPv6 is offered IPv6 where we have it.
+   */
+  async offer(options: { readonly near: PortRef | null; readonly peer: string }): Promise<string> {
+    const { near, peer } = options;
+    const port = await this.#open({ near, family: this.#familyFor(peer) });
     const { sdp } = makeOffer({
       codecs: this.#policy.codecs,
-      local: localOf(this.#address(port), port.rtpPort, port.rtcpPort),
+      local: this.#local(port),
       sessionId: this.#sessionId,
       version: this.#version,
       rtcpMux: false,
@@ -192,18 +239,25 @@ export class LegMedia {
 
   /**
    * Takes the peer's answer to our last offer. Early media and the final answer may both bring
-   * one; each is applied, `isFinal` closes the offer.
+   * one; each is applied, `isFinal` closes the offer. Throws when it cannot be used; the promise
+   * is for who must know that the port was told, commands that follow come after it anyway.
    */
-  async accept(answer: string, isFinal: boolean): Promise<void> {
-    const port = await this.open();
-    if (!this.#isOffering) throw new GatewayError('SDP_MALFORMED', { problem: 'no offer' });
+  accept(answer: string, isFinal: boolean): Promise<void> {
+    const port = this.#port;
+    if (!this.#isOffering || port === null) {
+      throw new GatewayError('SDP_MALFORMED', { problem: 'no offer' });
+    }
     const media = acceptAnswer({
       offer: this.#localSdp,
       answer: parseSdp(answer),
       policy: this.#policy.remote,
     });
-    await this.#apply(port, media);
-    if (isFinal) this.#isOffering = false;
+    this.#agree(media);
+    if (isFinal) {
+      this.#isOffering = false;
+      this.#isProven = true;
+    }
+    return port.set(portSettings(media, this.#policy, this.#isProven));
   }
 
   /** Carries out a command for the port. Before there is a port it is out of place. */
@@ -239,7 +293,8 @@ export class LegMedia {
       case 'unbridge': {
         const peerLegId = this.#bridgedTo ?? '';
         this.#bridgedTo = null;
-        await port.connect(null);
+        // Closing the other port parted the two already.
+        if (port.isJoined) await port.connect(null);
         this.#options.tell({ kind: 'unbridged', peerLegId }, command.id);
         return;
       }
@@ -259,21 +314,31 @@ export class LegMedia {
     this.#options.tell({ kind: 'digit', key, durationMs, source }, null);
   }
 
-  async stats(): Promise<PortStats | null> {
-    return this.#port === null ? null : this.#port.stats();
-  }
-
-  async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
+  /** Resolves with the last figures of the port; null when there are none. */
+  close(): Promise<PortStats | null> {
     // A port that is still being made is closed by `#make` when it comes.
-    await this.#port?.close();
+    if (this.#isClosed || this.#port === null) {
+      this.#isClosed = true;
+      return Promise.resolve(null);
+    }
+    this.#isClosed = true;
+    return this.#port.close();
   }
 
-  async #make(near: PortRef | null): Promise<Port> {
-    const port = await this.#engine.createPort(
-      near === null ? { rtcpMux: false } : { rtcpMux: false, near },
-    );
+  /** The port, made on first need. */
+  #open(wanted: WantedPort): Promise<Port> {
+    this.#opening ??= this.#make(wanted);
+    return this.#opening;
+  }
+
+  async #make({ near, family, settings }: WantedPort): Promise<Port> {
+    const port = await this.#engine.createPort({
+      rtcpMux: false,
+      address: localAddress(family, this.#engine.address, this.#policy),
+      group: this.#options.group,
+      ...(near === null ? {} : { near }),
+      ...(settings === undefined ? {} : { settings }),
+    });
     if (this.#isClosed) {
       await port.close();
       throw new GatewayError('LEG_LOST');
@@ -298,11 +363,11 @@ export class LegMedia {
     });
   }
 
-  #negotiate(offer: string, port: Port): { sdp: string; media: NegotiatedMedia } {
+  #negotiate(offer: Sdp, port: Port): { sdp: string; media: NegotiatedMedia } {
     return answerOffer({
-      offer: parseSdp(offer),
+      offer,
       codecs: this.#policy.codecs,
-      local: localOf(this.#address(port), port.rtpPort, port.rtcpPort),
+      local: this.#local(port),
       sessionId: this.#sessionId,
       version: this.#version,
       policy: this.#policy.remote,
@@ -311,41 +376,76 @@ export class LegMedia {
     });
   }
 
-  #address(port: Port): string {
-    return this.#policy.advertiseAddress ?? port.address;
+  #local({ address, rtpPort: port, rtcpPort }: Port): LocalMedia {
+    const family = familyOf(address);
+    const advertised = this.#policy.advertiseAddress;
+    const isOurs = advertised !== null && familyOf(advertised) === family;
+    return { address: isOurs ? advertised : address, port, rtcpPort, family };
   }
 
-  async #apply(port: Port, media: NegotiatedMedia): Promise<void> {
+  /** That of the address SIP goes to, when we have media of that family. */
+  #familyFor(peer: string): 4 | 6 {
+    const { address } = this.#engine;
+    const own = familyOf(address);
+    return hasAddress(familyOf(peer), address, this.#policy) ? familyOf(peer) : own;
+  }
+
+  #agree(media: NegotiatedMedia): void {
     this.#onHold = media.onHold;
     this.#agreed = media;
-    await port.set(portSettings(media, this.#policy));
   }
 }
 
-function localOf(
-  address: string,
-  port: number,
-  rtcpPort: number,
-): { address: string; port: number; rtcpPort: number; family: 4 | 6 } {
-  return { address, port, rtcpPort, family: isIPv6(address) ? 6 : 4 };
+interface WantedPort {
+  readonly near: PortRef | null;
+  readonly family: 4 | 6;
+  readonly settings?: PortSettings;
+}
+
+function familyOf(address: string): 4 | 6 {
+  return isIPv6(address) ? 6 : 4;
+}
+
+function hasAddress(family: 4 | 6, main: string, policy: LegMediaPolicy): boolean {
+  return familyOf(main) === family || (family === 6 && policy.address6 !== null);
+}
+
+/** Our address for media of a family; `main` is `media.address`. Throws SDP_REFUSED. */
+function localAddress(family: 4 | 6, main: string, policy: LegMediaPolicy): string {
+  if (familyOf(main) === family) return main;
+  if (family === 6 && policy.address6 !== null) return policy.address6;
+  throw new GatewayError('SDP_REFUSED', { problem: `there is no IPv${family} media here` });
 }
 
 /** Throws when an offer could never be answered, before anything is made for it. */
-export function checkOffer(offer: string, policy: LegMediaPolicy): void {
-  answerOffer({
-    offer: parseSdp(offer),
+export function checkOffer(text: string, main: string, policy: LegMediaPolicy): CheckedOffer {
+  const sdp = parseSdp(text);
+  const family = offeredFamily(sdp);
+  const { media } = answerOffer({
+    offer: sdp,
     codecs: policy.codecs,
-    local: localOf('127.0.0.1', 9_000, 9_001),
+    // Ports that stand for those of the answer: nothing of theirs is in `media`.
+    local: { address: localAddress(family, main, policy), family, port: 9_000, rtcpPort: 9_001 },
     sessionId: '0',
     version: 0,
     policy: policy.remote,
+    rtcpMux: false,
   });
+  return { sdp, media };
+}
+
+function withProof(settings: PortSettings, proven: boolean): PortSettings {
+  return { ...settings, proven };
 }
 
 /** What was agreed, as the engine wants it told. */
-function portSettings(media: NegotiatedMedia, policy: LegMediaPolicy): PortSettings {
+function portSettings(
+  media: NegotiatedMedia,
+  policy: LegMediaPolicy,
+  isProven: boolean,
+): PortSettings {
   const maxBitrate = media.opus?.maxAverageBitrate ?? policy.opusBitrate;
-  return {
+  const settings: PortSettings = {
     remote: {
       address: media.remote.address,
       port: media.remote.port,
@@ -369,4 +469,5 @@ function portSettings(media: NegotiatedMedia, policy: LegMediaPolicy): PortSetti
     silentTimeoutMs: policy.silentTimeoutMs,
     inbandDtmf: policy.inbandDtmf && media.dtmf === null,
   };
+  return withProof(settings, isProven);
 }

@@ -9,21 +9,27 @@ import { asGatewayError } from '../core/errors.ts';
 import type { CallSid } from '../core/sid.ts';
 import { callSubject, type LegCommand, type LegEvent, type LegFact, type LegId } from './leg.ts';
 
-export interface SeenCommand {
+interface SeenCommand {
   readonly id: string;
   /** By what its outcome is known: a playId, a recordId, or the id itself. */
   readonly key: string;
-  readonly outcome: LegFact | null;
+  outcome: LegFact | null;
+}
+
+/** A command that was done: the only kind a rebuilt leg may not do again. */
+export interface DoneCommand {
+  readonly id: string;
+  readonly outcome: LegFact;
 }
 
 /** Plain data: what a rebuilt leg needs to go on numbering and repeating. */
 export interface OutboxRecord {
   readonly seq: number;
   readonly kept: readonly LegEvent[];
-  readonly seen: readonly SeenCommand[];
+  readonly done: readonly DoneCommand[];
 }
 
-const NEW_OUTBOX: OutboxRecord = { seq: 0, kept: [], seen: [] };
+const NEW_OUTBOX: OutboxRecord = { seq: 0, kept: [], done: [] };
 
 export interface OutboxOptions {
   readonly clock: Clock;
@@ -48,7 +54,7 @@ export class LegOutbox {
     this.#subject = callSubject(options.callSid);
     this.#seq = record.seq;
     this.#kept = [...record.kept];
-    this.#seen = [...record.seen];
+    this.#seen = record.done.map(({ id, outcome }) => ({ id, key: '', outcome }));
   }
 
   /** Nothing is held that the call might still want. */
@@ -56,8 +62,11 @@ export class LegOutbox {
     return this.#kept.length === 0;
   }
 
+  /** What was not done before a rebuild is new after it, so it is left out. */
   record(): OutboxRecord {
-    return { seq: this.#seq, kept: this.#kept, seen: this.#seen };
+    const done: DoneCommand[] = [];
+    for (const { id, outcome } of this.#seen) if (outcome !== null) done.push({ id, outcome });
+    return { seq: this.#seq, kept: [...this.#kept], done };
   }
 
   /** Numbers, keeps and publishes an event; `key` says of which command it is the outcome. */
@@ -89,15 +98,15 @@ export class LegOutbox {
     return true;
   }
 
-  /** Forgets what the call has, up to `fromSeq`, and publishes the rest again. */
-  repeat(fromSeq: number): void {
-    this.#kept = this.#kept.filter((event) => event.seq > fromSeq);
-    for (const event of this.#kept) this.#publish(event);
+  /** Forgets what the call has for good: everything up to `seq`. */
+  acknowledge(seq: number): void {
+    this.#kept = this.#kept.filter((event) => event.seq > seq);
   }
 
-  /** After a rebuild: a command without an outcome may not have been done, so it is new again. */
-  forgetUnsettled(): void {
-    this.#seen = this.#seen.filter((seen) => seen.outcome !== null);
+  /** Forgets what the call has, up to `fromSeq`, and publishes the rest again. */
+  repeat(fromSeq: number): void {
+    this.acknowledge(fromSeq);
+    for (const event of this.#kept) this.#publish(event);
   }
 
   #forget(outcome: LegFact['kind']): void {
@@ -116,8 +125,7 @@ export class LegOutbox {
   #settle(key: string, outcome: LegFact): void {
     for (let i = this.#seen.length - 1; i >= 0; i -= 1) {
       const seen = this.#seen[i];
-      if (seen?.key !== key || seen.outcome !== null) continue;
-      this.#seen[i] = { ...seen, outcome };
+      if (seen?.key === key && seen.outcome === null) seen.outcome = outcome;
     }
   }
 }

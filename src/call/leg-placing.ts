@@ -7,33 +7,36 @@
  * A dialled URI is resolved here and its address judged as bytes before anything is sent; what was
  * judged is what is used. Gateways of configured trunks are trusted to be where they are.
  */
-import type { AddressGuard } from '../core/address.ts';
 import type { Clock } from '../core/clock.ts';
-import { asGatewayError, type ErrorCode, GatewayError } from '../core/errors.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
 import { type Log, Secret } from '../core/log.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
 import { type HeaderField, parseUri, type SipUri } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
+import type { Egress } from './egress.ts';
 import type { LegOrder, LegTarget } from './leg.ts';
-import { refusalStatus } from './leg-signal.ts';
+import { localEnd } from './leg-signal.ts';
 import type { SipLeg } from './sip-leg.ts';
 
 export interface PlacingDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly endpoint: Endpoint;
-  readonly resolve: (uri: SipUri) => Promise<readonly PeerAddress[]>;
-  readonly guard: AddressGuard;
+  readonly resolve: (uri: SipUri) => Promise<readonly ResolvedPeer[]>;
+  readonly egress: Egress;
   /** INVITEs sent for one leg, over all targets and their addresses. */
   readonly triesMax: number;
   /** Each INVITE's Call-ID, for the call's history. */
   readonly onSession: (sipCallId: string) => void;
 }
 
+/** An address; `eitherTransport` when its URI named none, so that a large request may go by TCP. */
+export type ResolvedPeer = PeerAddress & { readonly eitherTransport?: boolean };
+
 interface Try {
   readonly uri: string;
-  readonly peer: PeerAddress | null;
+  readonly peer: ResolvedPeer | null;
 }
 
 export class LegPlacing {
@@ -71,19 +74,23 @@ export class LegPlacing {
     if (leg.isEnding) return;
     const leftMs = this.#deadlineMs - this.#deps.clock.monotonicMs();
     if (target === null || leftMs <= 0 || this.#triesLeft <= 0) {
-      leg.end(this.#last ?? endOf('CALL_NO_ANSWER'));
+      leg.end(this.#last ?? localEnd('CALL_NO_ANSWER', ''));
       return;
     }
     this.#triesLeft -= 1;
-    if (this.#offer === '') this.#offer = await leg.media.offer(this.#order.near);
+    if (this.#offer === '') {
+      const { near } = this.#order;
+      this.#offer = await leg.media.offer({ near, peer: target.peer?.address ?? '' });
+    }
     if (leg.isEnding) return;
-    const { fromUri, fromDisplay, headers, credentials } = this.#order;
+    const { fromUri, fromDisplay, headers, credentials, maxForwards } = this.#order;
     const session = this.#deps.endpoint.invite({
       uri: target.uri,
       from: fromDisplay === '' ? { uri: fromUri } : { uri: fromUri, display: fromDisplay },
-      headers: [...headers] as HeaderField[],
+      headers,
       sdp: this.#offer,
       ringTimeoutMs: leftMs,
+      maxForwards,
       ...(target.peer === null ? {} : { target: target.peer }),
       ...(credentials === null ? {} : { credentials: secretOf(credentials) }),
     });
@@ -103,13 +110,13 @@ export class LegPlacing {
     session.on('ended', (end) => this.#onEnded(end));
   }
 
-  async #onProvisional(status: number, sdp: string | null): Promise<void> {
+  #onProvisional(status: number, sdp: string | null): void {
     const leg = this.#leg;
     if (leg.isEnding || leg.phase !== 'early') return;
     let hasMedia = false;
     if (sdp !== null && sdp !== '') {
       try {
-        await leg.media.accept(sdp, false);
+        this.#accept(sdp, false);
         hasMedia = true;
       } catch (thrown) {
         // Early media we cannot use is no reason to give the call up; the answer may be better.
@@ -123,15 +130,20 @@ export class LegPlacing {
     if (isNews && !leg.isEnding) leg.rings(status, hasMedia);
   }
 
-  async #onAnswered(sdp: string, headers: readonly HeaderField[]): Promise<void> {
+  #onAnswered(sdp: string, headers: readonly HeaderField[]): void {
     const leg = this.#leg;
     if (leg.isEnding) return;
     // A 2xx may leave out what a provisional answer said already (RFC 3261 §13.2.1).
-    if (sdp !== '') await leg.media.accept(sdp, true);
+    if (sdp !== '') this.#accept(sdp, true);
     else if (!this.#hasEarlyMedia) {
       throw new GatewayError('SDP_MALFORMED', { problem: 'the answer has no description' });
     }
     leg.answered(headers);
+  }
+
+  /** Does not wait for the port: whatever is asked of it from now on comes after this. */
+  #accept(sdp: string, isFinal: boolean): void {
+    this.#leg.media.accept(sdp, isFinal).catch((thrown: unknown) => this.#leg.fail(thrown));
   }
 
   #onEnded(end: SessionEnd): void {
@@ -159,7 +171,7 @@ export class LegPlacing {
         const error = asGatewayError(thrown);
         const { callSid } = this.#leg;
         this.#deps.log.info({ callSid, code: error.code }, 'target not usable');
-        this.#last = endOf(error.code, error.message);
+        this.#last = localEnd(error.code, error.message);
       }
     }
     return this.#tries.shift() ?? null;
@@ -169,14 +181,12 @@ export class LegPlacing {
     const { uri, peer, trusted } = target;
     if (peer !== null) return [{ uri, peer }];
     const found = await this.#deps.resolve(parseUri(uri));
-    const usable = found.filter((one) => trusted || this.#deps.guard.permits(one.address));
+    const { egress } = this.#deps;
+    if (trusted) for (const { address } of found) egress.addGateway(address);
+    const usable = found.filter((one) => trusted || egress.permits(one.address));
     if (usable.length === 0) throw new GatewayError('DIAL_ADDRESS_REFUSED', { uri });
     return usable.map((one) => ({ uri, peer: one }));
   }
-}
-
-function endOf(code: ErrorCode, reason = ''): SessionEnd {
-  return { by: 'local', code, status: refusalStatus(code), reason, headers: [] };
 }
 
 function secretOf(credentials: NonNullable<LegOrder['credentials']>): {

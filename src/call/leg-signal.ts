@@ -66,6 +66,11 @@ export function refusalStatus(code: ErrorCode): number {
   return status >= 400 ? status : 480;
 }
 
+/** The end of a leg that no message of a peer brought about. */
+export function localEnd(code: ErrorCode, reason: string): SessionEnd {
+  return { by: 'local', code, status: refusalStatus(code), reason, headers: [] };
+}
+
 /** Fields that go with a refusal: when to come back, and in words why (RFC 3261 §20.33, §20.43). */
 export function refusalHeaders(
   code: ErrorCode,
@@ -96,10 +101,20 @@ export function forwardedFrom(message: SipMessage): string {
   }
 }
 
-/** The user part as people write it; a broken escape stays as it came. */
+/** What would end a URI or its user part, or start something else in it, when written plainly. */
+const DELIMITER = /[@<>":;,%\s\p{Cc}]/gu;
+
+/**
+ * The user part as people write it. Escapes of characters that have a meaning around it stay, so
+ * that no reader of the result takes a part of a name for a host, a parameter or the end of a
+ * field (RFC 3261 §19.1.2); a broken escape stays as it came.
+ */
 export function unescapeUser(user: string): string {
+  if (!user.includes('%')) return user;
   try {
-    return decodeURIComponent(user);
+    return user.replace(/(?:%[0-9A-Fa-f]{2})+/g, (run) =>
+      decodeURIComponent(run).replace(DELIMITER, encodeURIComponent),
+    );
   } catch {
     return user;
   }

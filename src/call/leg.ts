@@ -5,9 +5,11 @@
  *
  * Two rules make rebuilding safe:
  * - Commands carry an `id`. A leg that has seen the id does not act twice: it repeats the outcome
- *   event of that command (same content, new `seq`) when there is one already.
+ *   event of that command (same content, new `seq`) when there is one already. It remembers the
+ *   last `commandsSeenMax` ids: a call must not say again what it said longer ago than that.
  * - Events carry `seq` 1, 2, 3… per leg. A call drops what it has seen, and after `attach` gets
- *   everything above `fromSeq` again that the leg still holds.
+ *   everything above `fromSeq` again that the leg still holds. Every few events the call says what
+ *   it has for good (`attach` without repeating), so that a long call's leg stays small.
  */
 import type { Service, Subject } from '../bus/bus.ts';
 import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
@@ -60,8 +62,11 @@ export type LegAction =
   /** Joins this leg's audio with the peer's port. Outcome: bridged. */
   | { readonly kind: 'bridge'; readonly peer: PortRef; readonly peerLegId: LegId }
   | { readonly kind: 'unbridge' }
-  /** Repeats events above `fromSeq`; those up to it are acknowledged and forgotten. */
-  | { readonly kind: 'attach'; readonly fromSeq: number };
+  /**
+   * Events up to `fromSeq` are acknowledged and forgotten; those above it are repeated, unless
+   * `repeat` is false.
+   */
+  | { readonly kind: 'attach'; readonly fromSeq: number; readonly repeat?: false };
 
 export type LegCommand = { readonly id: string } & LegAction;
 
@@ -131,6 +136,9 @@ export type LegEvent = {
   readonly atMs: number;
 } & LegFact;
 
+/** Of an INVITE that does not say, and the most that one of ours says (RFC 3261 §16.6). */
+export const MAX_FORWARDS = 70;
+
 /** Where commands to a leg go. */
 export function legSubject(legId: LegId): Subject<LegCommand> {
   return `leg.${legId}` as Subject<LegCommand>;
@@ -158,6 +166,8 @@ export interface LegOffer {
   readonly headers: SipHeaders;
   /** Diversion / History-Info: the number that was called first, '' when none. */
   readonly forwardedFrom: string;
+  /** Max-Forwards of the INVITE (RFC 3261 §20.22). */
+  readonly maxForwards: number;
 }
 
 export type LegVerdict =
@@ -194,6 +204,10 @@ export interface LegOrder {
   readonly ringTimeoutMs: number;
   /** Put the port beside this one, so that the two can be bridged without a tunnel. */
   readonly near: PortRef | null;
+  /** The call whose legs may be bridged with this one: their ports are made in one worker. */
+  readonly group: CallSid;
+  /** One less than the INVITE had that this one follows from: a loop must end (RFC 7332 §4). */
+  readonly maxForwards: number;
 }
 
 /** What can be said at once; everything later comes as leg events. */

@@ -3,22 +3,34 @@
  * that a call's setup never waits for the database and survives its loss. Reloaded after a change.
  * Which trunk and which gateway is `route.ts`'s.
  */
-import { AddressSet } from '../core/address.ts';
+import { isIP } from 'node:net';
+import { AddressSet, unmapped } from '../core/address.ts';
+import type { Clock } from '../core/clock.ts';
 import type { Log } from '../core/log.ts';
 import type { AccountSid, TrunkSid } from '../core/sid.ts';
+import type { AuthVerdict } from '../sip/challenge.ts';
+import type { SipMessage } from '../sip/message.ts';
+import { parseUri } from '../sip/message.ts';
+import type { PeerAddress } from '../sip/peer.ts';
 import type { ApplicationRow, NumberRow, Store, TrunkRow, VoiceSettings } from '../store/store.ts';
 import type { CallApplication, StatusCallback } from './call-record.ts';
+import {
+  DEFAULT_INBOUND_DIGEST,
+  type InboundAccount,
+  InboundDigest,
+  type InboundDigestOptions,
+} from './inbound-digest.ts';
 import type { RouteTable, TrunkRoute } from './route.ts';
 import { type InboundQuery, type InboundRoute, matchesPattern } from './route.ts';
 
-export interface StoreRouteTableOptions {
+export interface StoreRouteTableOptions extends InboundDigestOptions {
   /** Rows of each kind held in memory; more are not seen, and that is logged. */
   readonly rowsMax: number;
   /** Sources beside trunks that may call a number. */
   readonly trustedSources: readonly string[];
 }
 
-export const DEFAULT_ROUTE_TABLE = { rowsMax: 100_000 } as const;
+export const DEFAULT_ROUTE_TABLE = { ...DEFAULT_INBOUND_DIGEST, rowsMax: 100_000 } as const;
 
 interface KnownTrunk {
   readonly row: TrunkRow;
@@ -33,7 +45,11 @@ interface Snapshot {
   readonly addresses: readonly NumberRow[];
   readonly applications: ReadonlyMap<string, ApplicationRow>;
   readonly trunks: readonly KnownTrunk[];
+  /** Enabled trunks whose calls prove themselves, by the name they do it with. */
+  readonly byUsername: ReadonlyMap<string, InboundAccount>;
   readonly byAccount: ReadonlyMap<AccountSid, readonly TrunkRoute[]>;
+  /** Addresses of gateways that are written as such. */
+  readonly gateways: ReadonlySet<string>;
 }
 
 const EMPTY: Snapshot = {
@@ -41,7 +57,9 @@ const EMPTY: Snapshot = {
   addresses: [],
   applications: new Map(),
   trunks: [],
+  byUsername: new Map(),
   byAccount: new Map(),
+  gateways: new Set(),
 };
 
 export class StoreRouteTable implements RouteTable {
@@ -49,15 +67,26 @@ export class StoreRouteTable implements RouteTable {
   readonly #log: Log;
   readonly #options: StoreRouteTableOptions;
   readonly #trusted: AddressSet;
+  readonly #digest: InboundDigest;
   #snapshot = EMPTY;
   #loading: Promise<void> | null = null;
   #isStale = false;
 
-  constructor(parts: { store: Store; log: Log; options: StoreRouteTableOptions }) {
+  constructor(parts: {
+    store: Store;
+    clock: Clock;
+    log: Log;
+    options: StoreRouteTableOptions;
+  }) {
     this.#store = parts.store;
     this.#log = parts.log;
     this.#options = parts.options;
     this.#trusted = new AddressSet(parts.options.trustedSources);
+    this.#digest = new InboundDigest({
+      clock: parts.clock,
+      options: parts.options,
+      accountOf: (username) => this.#snapshot.byUsername.get(username) ?? null,
+    });
   }
 
   async start(): Promise<void> {
@@ -76,7 +105,7 @@ export class StoreRouteTable implements RouteTable {
   }
 
   #inbound(query: InboundQuery): InboundRoute | null {
-    const trunk = this.#trunkOf(query.source.address);
+    const trunk = this.#trunkOf(query.source.address) ?? this.#provenTrunk(query);
     const number = this.#numberOf(query);
     if (!number) return null;
     const isOwnTrunk = trunk?.row.accountSid === number.accountSid;
@@ -98,13 +127,35 @@ export class StoreRouteTable implements RouteTable {
     };
   }
 
-  /** Whether calls of some trunk come from there. */
-  isTrunk(address: string): boolean {
-    return this.#trunkOf(address) !== undefined;
+  /** Whether its calls need no proof: from a trunk's address or a trusted one. */
+  isKnown(address: string): boolean {
+    return this.#trunkOf(address) !== undefined || this.#trusted.has(address);
+  }
+
+  /** Whether some trunk's gateway is at this address, by number; names are known when dialled. */
+  isGateway(address: string): boolean {
+    return this.#snapshot.gateways.has(address);
+  }
+
+  /** Whether an unknown address is told no at once: nobody there could prove anything. */
+  refuses(address: string): boolean {
+    return this.#snapshot.byUsername.size === 0 && !this.isKnown(address);
+  }
+
+  /** Who has to prove whose call it is. */
+  authenticate(request: SipMessage, source: PeerAddress): AuthVerdict {
+    if (this.isKnown(source.address)) return { kind: 'accept' };
+    return this.#digest.authenticate(request, source);
   }
 
   #trunkOf(address: string): KnownTrunk | undefined {
     return this.#snapshot.trunks.find(({ row, sources }) => row.enabled && sources.has(address));
+  }
+
+  #provenTrunk(query: InboundQuery): KnownTrunk | undefined {
+    const trunkSid = this.#digest.take(query);
+    if (trunkSid === null) return undefined;
+    return this.#snapshot.trunks.find(({ row }) => row.enabled && row.sid === trunkSid);
   }
 
   #numberOf(query: InboundQuery): NumberRow | undefined {
@@ -163,9 +214,18 @@ export class StoreRouteTable implements RouteTable {
       addresses: numbers.filter((row) => row.phoneNumber.startsWith('sip:')),
       applications: new Map(applications.map((row) => [row.sid, row])),
       trunks: known,
+      byUsername: new Map(trunks.flatMap((row) => inboundAccount(row))),
       byAccount: routesByAccount(known),
+      gateways: new Set(known.flatMap(gatewayAddresses)),
     };
   }
+}
+
+function gatewayAddresses({ row }: KnownTrunk): string[] {
+  return row.gateways.flatMap(({ uri }) => {
+    const host = unmapped(parseUri(uri).host);
+    return isIP(host) === 0 ? [] : [host];
+  });
 }
 
 function routesByAccount(trunks: readonly KnownTrunk[]): Map<AccountSid, TrunkRoute[]> {
@@ -176,6 +236,12 @@ function routesByAccount(trunks: readonly KnownTrunk[]): Map<AccountSid, TrunkRo
     else byAccount.set(row.accountSid, [route]);
   }
   return byAccount;
+}
+
+function inboundAccount(row: TrunkRow): [string, InboundAccount][] {
+  const { enabled, inboundUsername: username, inboundPassword: password } = row;
+  if (!enabled || username === null || password === null) return [];
+  return [[username, { trunkSid: row.sid, password }]];
 }
 
 function spellings(row: NumberRow): [string, NumberRow][] {

@@ -181,11 +181,30 @@ export function gatewayUri(gateway: string, number: string): string {
   return formatUri({ ...parseUri(gateway), user: number.replaceAll('#', '%23') });
 }
 
-/** The From URI for a caller: a SIP address as it is, a number or name at our domain. */
+/** RFC 3323 §4.1.1.3. */
+const ANONYMOUS_URI = 'sip:anonymous@anonymous.invalid';
+
+/** The From URI for a caller: a SIP address, written anew, or a number or name at our domain. */
 export function fromUriOf(caller: string, domain: string): string {
-  if (/^sips?:/i.test(caller)) return caller;
+  if (/^sips?:/i.test(caller)) return sipCaller(caller);
   const name = caller.startsWith('client:') ? caller.slice(7) : caller;
-  // RFC 3323 §4.1.1.3
-  if (name === '' || name === 'anonymous') return 'sip:anonymous@anonymous.invalid';
+  if (name === '' || name === 'anonymous') return ANONYMOUS_URI;
   return `sip:${encodeURIComponent(name).replaceAll('%2B', '+')}@${domain}`;
+}
+
+/** Escapes what a user part may not hold (RFC 3261 §25.1); what is then no SIP URI is withheld. */
+function sipCaller(caller: string): string {
+  const userAt = caller.indexOf(':') + 1;
+  const hostAt = caller.lastIndexOf('@') + 1;
+  const user = caller.slice(userAt, Math.max(userAt, hostAt - 1));
+  const escaped = user.replace(/%[0-9A-Fa-f]{2}|[^\w.!~*'()&=+$,;?/-]/gu, (part) =>
+    part.length === 3 && part.startsWith('%') ? part : encodeURIComponent(part),
+  );
+  const host = caller.slice(Math.max(userAt, hostAt));
+  try {
+    const uri = parseUri(`${caller.slice(0, userAt)}${escaped === '' ? '' : `${escaped}@`}${host}`);
+    return formatUri({ ...uri, headers: '' });
+  } catch {
+    return ANONYMOUS_URI;
+  }
 }

@@ -6,7 +6,7 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Bus, Subscription } from '../bus/bus.ts';
-import { AddressSet, classifyAddress } from '../core/address.ts';
+import { AddressSet } from '../core/address.ts';
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
@@ -14,7 +14,13 @@ import type { Metrics } from '../core/metrics.ts';
 import { type AccountSid, type CallSid, newSid, type TrunkSid } from '../core/sid.ts';
 import { parseUri } from '../sip/message.ts';
 import type { Admission } from './admission.ts';
-import { Call, type CallDeps, type CallOptions, newCallRecord } from './call.ts';
+import {
+  Call,
+  type CallDeps,
+  type CallOptions,
+  newCallRecord,
+  RING_TIMEOUT_MS_MAX,
+} from './call.ts';
 import type { CallApplication, CallRecord, StatusCallback } from './call-record.ts';
 import { FINAL_STATUSES } from './call-record.ts';
 import type { Journal } from './journal.ts';
@@ -23,6 +29,7 @@ import {
   type LegOrder,
   type LegVerdict,
   legSubject,
+  MAX_FORWARDS,
   OFFERS,
   ORDERS,
 } from './leg.ts';
@@ -57,7 +64,7 @@ export interface DefaultRoute {
 
 export interface RouterOptions {
   readonly defaultRoute: DefaultRoute | null;
-  /** CIDRs beside loopback whose unclaimed calls go to the default route. */
+  /** CIDRs whose unclaimed calls go to the default route. */
   readonly trustedSources: readonly string[];
   /** Host of the From URI on outgoing calls. */
   readonly fromDomain: string;
@@ -70,9 +77,9 @@ export interface RouterOptions {
 
 export const DEFAULT_ROUTER: Omit<RouterOptions, 'fromDomain'> = {
   defaultRoute: null,
-  trustedSources: [],
+  trustedSources: ['127.0.0.0/8', '::1/128'],
   orderTimeoutMs: 5_000,
-  ringTimeoutMsMax: 600_000,
+  ringTimeoutMsMax: RING_TIMEOUT_MS_MAX,
   endedCallsMax: 1_000,
 };
 
@@ -106,7 +113,7 @@ export class Router extends EventEmitter<RouterEvents> {
   /** In order of their end. */
   readonly #ended = new Map<CallSid, CallRecord>();
   #offers: Subscription | null = null;
-  #onEmpty: (() => void) | null = null;
+  #onEmpty: (() => void)[] = [];
   readonly #endedTotal;
 
   constructor(deps: RouterDeps) {
@@ -155,7 +162,7 @@ export class Router extends EventEmitter<RouterEvents> {
   async idle(): Promise<void> {
     if (this.#calls.size === 0) return;
     await new Promise<void>((resolve) => {
-      this.#onEmpty = resolve;
+      this.#onEmpty.push(resolve);
     });
   }
 
@@ -290,6 +297,7 @@ export class Router extends EventEmitter<RouterEvents> {
           domain: uri.host,
           sourceAddress: offer.source.address,
           headers: offer.headers,
+          maxForwards: offer.maxForwards,
         },
       }),
     );
@@ -304,8 +312,7 @@ export class Router extends EventEmitter<RouterEvents> {
   #unclaimed(offer: LegOffer, from: string): InboundRoute {
     const { defaultRoute } = this.#deps.options;
     const { address } = offer.source;
-    const isTrusted = classifyAddress(address) === 'loopback' || this.#trusted.has(address);
-    if (defaultRoute === null || !isTrusted) {
+    if (defaultRoute === null || !this.#trusted.has(address)) {
       return { kind: 'refused', code: 'NO_ROUTE', details: { target: partyOf(offer.requestUri) } };
     }
     const to = partyOf(offer.requestUri);
@@ -351,6 +358,9 @@ export class Router extends EventEmitter<RouterEvents> {
   ): Promise<void> {
     const { record } = call;
     const { target } = request;
+    const maxForwards = parent === null ? MAX_FORWARDS : forwardsOf(parent.record) - 1;
+    // A call that comes round again and again through us and others (RFC 7332).
+    if (maxForwards < 0) throw new GatewayError('SIP_TOO_MANY_HOPS');
     const way = await this.#way(record.accountSid, target);
     if (record.endingCode !== null) {
       // Hung up while we looked: there is no leg that could say so.
@@ -368,13 +378,15 @@ export class Router extends EventEmitter<RouterEvents> {
       credentials: way.credentials,
       ringTimeoutMs: Math.min(request.ringTimeoutMs, this.#deps.options.ringTimeoutMsMax),
       near: parent?.record.port ?? null,
+      group: parent?.sid ?? call.sid,
+      maxForwards,
     };
     call.note('call', 'placing', way.targets.map(({ uri }) => uri).join(' '));
     const { orderTimeoutMs } = this.#deps.options;
     await this.#deps.bus.request(ORDERS, order, { timeoutMs: orderTimeoutMs });
     call.markInitiated(way.trunkSid);
     // Told to end while nobody was there to hear it.
-    if (record.endingCode !== null) call.hangup(record.endingCode);
+    call.insist();
   }
 
   async #way(
@@ -454,7 +466,10 @@ export class Router extends EventEmitter<RouterEvents> {
     const fault = end?.fault ?? 'gateway';
     this.#endedTotal.inc({ direction, status, code, fault });
     this.#tell('call.completed', call);
-    if (this.#calls.size === 0) this.#onEmpty?.();
+    if (this.#calls.size > 0) return;
+    const waiting = this.#onEmpty;
+    this.#onEmpty = [];
+    for (const tell of waiting) tell();
   }
 
   #tell(type: CallNotice['type'], call: Call): void {
@@ -467,4 +482,8 @@ export class Router extends EventEmitter<RouterEvents> {
       this.#deps.log.error({ callSid: call.sid, err: error }, 'notice not taken');
     }
   }
+}
+
+function forwardsOf({ sip }: CallRecord): number {
+  return Math.min(sip.maxForwards ?? MAX_FORWARDS, MAX_FORWARDS);
 }

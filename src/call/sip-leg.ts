@@ -1,17 +1,13 @@
 /**
  * A SIP leg: one dialog (RFC 3261 §12–15) and one media port, driven by leg commands and speaking
- * leg events. It knows nothing of calls, routes or verbs; what it is told and what it tells is
- * `leg.ts`. Offers and answers are made in `leg-media.ts`, numbering and repeating of events in
- * `leg-outbox.ts`, and what placing an outgoing leg takes is `leg-placing.ts`.
- *
- * Everything it does runs in one queue, so that an answer, a re-INVITE and a BYE that come at once
- * are seen one after another. An error in a command is an event; an error of ours ends this leg.
+ * leg events (`leg.ts`). Knows nothing of calls, routes or verbs. Offers and answers: `leg-media.ts`,
+ * numbers of events: `leg-outbox.ts`, outgoing legs: `leg-placing.ts`. An error in a command is an
+ * event; an error of ours ends this leg.
  */
 import type { Bus, Subscription } from '../bus/bus.ts';
 import type { Clock, Timer } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
-import { Serial } from '../core/serial.ts';
 import type { CallSid } from '../core/sid.ts';
 import type { PortStats } from '../media/binding.ts';
 import type { MediaEngine } from '../media/engine.ts';
@@ -21,9 +17,21 @@ import type { HeaderField } from '../sip/message.ts';
 import type { Session, SessionEnd, SessionEvents, SessionRecord } from '../sip/session.ts';
 import type { Journal } from './journal.ts';
 import { type LegCommand, type LegFact, type LegId, legSubject, type SipHeaders } from './leg.ts';
-import { LegMedia, type LegMediaPolicy, type LegMediaRecord } from './leg-media.ts';
+import {
+  type CheckedOffer,
+  LegMedia,
+  type LegMediaPolicy,
+  type LegMediaRecord,
+} from './leg-media.ts';
 import { LegOutbox, type OutboxRecord } from './leg-outbox.ts';
-import { applicationHeaders, causeOf, refusalHeaders, refusalStatus } from './leg-signal.ts';
+import { LegQueue } from './leg-queue.ts';
+import {
+  applicationHeaders,
+  causeOf,
+  localEnd,
+  refusalHeaders,
+  refusalStatus,
+} from './leg-signal.ts';
 
 export interface LegOptions {
   readonly eventsKeptMax: number;
@@ -41,7 +49,7 @@ export interface LegOptions {
 
 export const DEFAULT_LEG_OPTIONS: LegOptions = {
   eventsKeptMax: 64,
-  commandsSeenMax: 64,
+  commandsSeenMax: 32,
   queueDepthMax: 128,
   lingerMs: 10_000,
   digitRepeatMs: 400,
@@ -83,13 +91,14 @@ export class SipLeg {
   readonly media: LegMedia;
   readonly #deps: LegDeps;
   readonly #outbox: LegOutbox;
-  readonly #serial: Serial;
+  readonly #queue: LegQueue;
+  readonly #journalKey: string;
   readonly #commands: Subscription;
   #phase: LegPhase = 'early';
   #session: Session | null = null;
   #sipHeaders: SipHeaders = {};
-  /** The offer of the INVITE, '' when it had none; dropped once answered. */
-  #offer = '';
+  /** The offer of the INVITE, null when it had none; dropped once answered. */
+  #offer: CheckedOffer | null = null;
   /** Why we end it, when we do. */
   #endCode: ErrorCode | null = null;
   #earlyMedia = false;
@@ -100,13 +109,15 @@ export class SipLeg {
       legId: LegId;
       callSid: CallSid;
       direction: 'in' | 'out';
+      /** See `LegOrder`; an inbound leg begins one of its own. */
+      group: CallSid;
       mediaRecord?: LegMediaRecord;
       outbox?: OutboxRecord;
     },
     deps: LegDeps,
   ) {
     const { clock, engine, bus } = deps;
-    const { legId, callSid, direction, mediaRecord, outbox } = options;
+    const { legId, callSid, direction, group, mediaRecord, outbox } = options;
     this.legId = legId;
     this.callSid = callSid;
     this.direction = direction;
@@ -116,9 +127,11 @@ export class SipLeg {
       { clock, bus, legId, callSid, eventsKeptMax, commandsSeenMax },
       outbox,
     );
-    this.#serial = new Serial({ depthMax: queueDepthMax });
+    this.#queue = new LegQueue({ depthMax: queueDepthMax });
+    this.#journalKey = `leg.${legId}`;
     this.media = new LegMedia({
       clock,
+      group,
       engine,
       policy: deps.media,
       digitRepeatMs: deps.options.digitRepeatMs,
@@ -135,17 +148,19 @@ export class SipLeg {
       legId: LegId;
       callSid: CallSid;
       session: Session;
-      /** The INVITE's description, '' when it has none. */
-      offer: string;
+      /** The INVITE's description, null when it has none. */
+      offer: CheckedOffer | null;
+      sipHeaders: SipHeaders;
       ended: SessionEnd | null;
     },
     deps: LegDeps,
   ): SipLeg {
-    const { session, ended } = options;
-    const leg = new SipLeg({ ...options, direction: 'in' }, deps);
-    leg.#offer = options.offer;
+    const { legId, callSid, session, ended, offer, sipHeaders } = options;
+    const leg = new SipLeg({ legId, callSid, direction: 'in', group: callSid }, deps);
+    leg.#offer = offer;
+    leg.#sipHeaders = sipHeaders;
     leg.attachSession(session);
-    leg.#emit({ kind: 'offered', earlyOffer: leg.#offer !== '' });
+    leg.#emit({ kind: 'offered', earlyOffer: offer !== null });
     if (ended !== null) leg.#onSessionEnd(ended);
     return leg;
   }
@@ -153,10 +168,10 @@ export class SipLeg {
   /** A leg brought back from its record: dialog and port are taken up where they were. */
   static async restore(record: LegRecord, deps: LegDeps): Promise<SipLeg> {
     const { legId, callSid, direction, media, outbox } = record;
-    const leg = new SipLeg({ legId, callSid, direction, mediaRecord: media, outbox }, deps);
+    const group = callSid;
+    const leg = new SipLeg({ legId, callSid, direction, group, mediaRecord: media, outbox }, deps);
     leg.#phase = record.phase;
     leg.#sipHeaders = record.sipHeaders;
-    leg.#outbox.forgetUnsettled();
     if (record.phase === 'ended') {
       leg.#startLinger();
       return leg;
@@ -199,19 +214,15 @@ export class SipLeg {
 
   /** Runs `work` in the leg's queue; what it throws ends the leg. */
   queue(work: () => Promise<void> | void): void {
-    this.#serial.run(work).catch((thrown: unknown) => this.fail(thrown));
+    this.#queue.run(work, this.#onFailed);
   }
+  readonly #onFailed = (thrown: unknown): void => this.fail(thrown);
 
   // --- Session --------------------------------------------------------------------------------
 
   /** Listens to a dialog; on outgoing legs called once per try. */
   attachSession(session: Session): void {
     this.#session = session;
-    const options = this.#deps.options;
-    this.#sipHeaders =
-      session.request === null
-        ? this.#sipHeaders
-        : applicationHeaders(session.request.fields(), options);
     session.on('offer', (offer) => this.queue(() => this.#onReoffer(offer)));
     session.on('acknowledged', ({ sdp }) => this.queue(() => this.#onAcknowledged(sdp)));
     session.on('digit', ({ key, durationMs }) => this.media.digit(key, durationMs, 'info'));
@@ -228,7 +239,6 @@ export class SipLeg {
     this.#session = null;
   }
 
-  /** The far end of an outgoing leg rings. */
   rings(sipStatus: number, earlyMedia: boolean): void {
     this.#earlyMedia ||= earlyMedia;
     this.#emit({ kind: 'ringing', sipStatus, earlyMedia: this.#earlyMedia }, 'ring');
@@ -239,7 +249,7 @@ export class SipLeg {
     const { port } = this.media;
     if (port === null || this.#phase !== 'early') return;
     this.#phase = 'answered';
-    this.#offer = '';
+    this.#offer = null;
     this.media.forgetAnswer();
     if (this.direction === 'out') {
       this.#sipHeaders = applicationHeaders(headers, this.#deps.options);
@@ -257,13 +267,13 @@ export class SipLeg {
   }
 
   /** The peer offers anew: hold, resume, another address or codec. A bridge stays as it is. */
-  async #onReoffer(offer: SessionOffer): Promise<void> {
+  async #onReoffer(offer: SessionEvents['offer'][0]): Promise<void> {
     if (this.#phase === 'ended') return;
     const wasOnHold = this.media.onHold;
     try {
       // RFC 3261 §14.2: one without a description asks us to offer; the answer is in the ACK.
-      if (offer.sdp === '') offer.answer(await this.media.offer());
-      else offer.answer(await this.media.answer(offer.sdp));
+      if (offer.sdp === '') offer.answer(await this.media.offer(this.#offerTo()));
+      else offer.answer(await this.media.answerAgain(offer.sdp));
     } catch (thrown) {
       const error = asGatewayError(thrown);
       this.#deps.log.info({ callSid: this.callSid, code: error.code }, 'new offer refused');
@@ -274,8 +284,12 @@ export class SipLeg {
   }
 
   /** An ACK. It brings the answer when the offer was ours (RFC 3261 §13.2.2.4, §14.1). */
-  async #onAcknowledged(sdp: string | null): Promise<void> {
-    if (!this.media.isOffering || this.#phase === 'ended') return;
+  #onAcknowledged(sdp: string | null): Promise<void> | void {
+    if (this.#phase === 'ended') return;
+    return this.media.isOffering ? this.#onLateAnswer(sdp) : this.media.prove();
+  }
+
+  async #onLateAnswer(sdp: string | null): Promise<void> {
     const wasOnHold = this.media.onHold;
     if (this.#phase === 'early') {
       await this.media.accept(sdp ?? '', true);
@@ -304,7 +318,8 @@ export class SipLeg {
 
   #onCommand(command: LegCommand): void {
     if (command.kind === 'attach') {
-      this.#outbox.repeat(command.fromSeq);
+      if (command.repeat === false) this.#outbox.acknowledge(command.fromSeq);
+      else this.#outbox.repeat(command.fromSeq);
       if (this.#phase === 'ended' && this.#outbox.isAcknowledged) this.#dispose();
       return;
     }
@@ -314,17 +329,18 @@ export class SipLeg {
       this.#hangup(command.code, command.reason);
       return;
     }
-    this.#serial
-      .run(() => this.#obey(command))
-      .catch((thrown: unknown) => {
+    this.#queue.run(
+      () => this.#obey(command),
+      (thrown) => {
         const { code, details } = asGatewayError(thrown);
         const { id, kind } = command;
         this.#deps.log.info({ callSid: this.callSid, kind, code }, 'leg command failed');
         this.#emit({ kind: 'commandFailed', id, code, details }, id);
-      });
+      },
+    );
   }
 
-  async #obey(command: LegCommand): Promise<void> {
+  #obey(command: LegCommand): Promise<void> | void {
     if (this.isEnding) return;
     switch (command.kind) {
       case 'ring':
@@ -341,19 +357,20 @@ export class SipLeg {
     }
   }
 
-  async #ring(earlyMedia: boolean): Promise<void> {
+  #ring(earlyMedia: boolean): Promise<void> | void {
     const session = this.#session;
     if (this.direction !== 'in' || this.#phase !== 'early' || session === null) return;
     // Without an offer there is nothing to answer early (RFC 3261 §13.2.1).
-    if (earlyMedia && this.#offer !== '') {
-      const sdp = await this.#answerOffer();
-      if (this.isEnding) return;
-      session.progress(183, { sdp });
-      this.rings(183, true);
-      return;
-    }
+    if (earlyMedia && this.#offer !== null) return this.#ringWithAudio(session, this.#offer);
     session.progress(180);
     this.rings(180, false);
+  }
+
+  async #ringWithAudio(session: Session, offer: CheckedOffer): Promise<void> {
+    const sdp = await this.#answerOffer(offer);
+    if (this.isEnding) return;
+    session.progress(183, { sdp });
+    this.rings(183, true);
   }
 
   async #answer(): Promise<void> {
@@ -364,25 +381,27 @@ export class SipLeg {
       this.#emit(this.#answeredFact(port), 'answer');
       return;
     }
-    if (this.#offer === '') {
-      const sdp = await this.media.offer();
-      if (!this.isEnding) session.accept(sdp);
-      return;
-    }
-    const sdp = await this.#answerOffer();
+    const offer = this.#offer;
+    const sdp = await (offer === null
+      ? this.media.offer(this.#offerTo())
+      : this.#answerOffer(offer));
     if (this.isEnding) return;
     session.accept(sdp);
-    this.answered([]);
+    if (offer !== null) this.answered([]);
   }
 
   /** The answer to the INVITE's offer. One that cannot be given refuses the INVITE. */
-  async #answerOffer(): Promise<string> {
+  async #answerOffer(offer: CheckedOffer): Promise<string> {
     try {
-      return await this.media.answer(this.#offer);
+      return await this.media.answer(offer);
     } catch (thrown) {
       this.fail(thrown);
       throw thrown;
     }
+  }
+
+  #offerTo(): { near: null; peer: string } {
+    return { near: null, peer: this.#session?.source.address ?? '' };
   }
 
   #reject(status: number, reason: string): void {
@@ -396,10 +415,11 @@ export class SipLeg {
     this.#endCode = code;
     const session = this.#session;
     if (session === null) {
-      this.#onSessionEnd(localEnd(code, reason));
+      this.#onSessionEnd(localEnd(code, reason ?? ERRORS[code].text));
     } else if (this.direction === 'in' && session.state === 'early') {
       const text = reason ?? ERRORS[code].text;
-      const headers = refusalHeaders(code, text, REFUSAL);
+      const options = { retryAfterSeconds: 5, warnAgent: 'tandem' };
+      const headers = refusalHeaders(code, text, options);
       session.reject(refusalStatus(code), { headers });
     } else session.hangup(reason === undefined ? {} : { reason });
     this.#changed();
@@ -430,14 +450,13 @@ export class SipLeg {
     this.#phase = 'ended';
     this.#changed();
     // After what is under way, but not bounded by its queue: an end is never refused.
-    void this.#serial.idle().then(() => this.#finish(end, code));
+    this.#queue.whenIdle(() => this.#finish(end, code), this.#onFailed);
   }
 
   async #finish(end: SessionEnd, code: ErrorCode): Promise<void> {
     let stats: PortStats | null = null;
     try {
-      stats = await this.media.stats();
-      await this.media.close();
+      stats = await this.media.close();
     } catch (thrown) {
       // A worker that is gone has no figures; the call's end must not wait for them.
       this.#deps.log.debug({ callSid: this.callSid, err: asGatewayError(thrown) }, 'no port stats');
@@ -464,7 +483,7 @@ export class SipLeg {
   #dispose(): void {
     this.#linger?.cancel();
     this.#commands.close();
-    this.#deps.journal.remove(`leg.${this.legId}`);
+    this.#deps.journal.remove(this.#journalKey);
     this.#deps.onClosed(this);
   }
 
@@ -473,16 +492,8 @@ export class SipLeg {
     this.#changed();
   }
 
+  /** Without a dialog a leg cannot be taken up again: its call finds no record and knows. */
   #changed(): void {
-    this.#deps.journal.put(`leg.${this.legId}`, this);
+    if (this.#phase !== 'early') this.#deps.journal.put(this.#journalKey, this);
   }
-}
-
-type SessionOffer = SessionEvents['offer'][0];
-
-/** What a refusal of ours says beside its status. */
-const REFUSAL = { retryAfterSeconds: 5, warnAgent: 'tandem' } as const;
-
-function localEnd(code: ErrorCode, reason: string = ERRORS[code].text): SessionEnd {
-  return { by: 'local', code, status: refusalStatus(code), reason, headers: [] };
 }

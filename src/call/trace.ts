@@ -46,9 +46,9 @@ export class TraceBook {
   /** In order of their end, oldest first. */
   readonly #ended = new Map<CallSid, History>();
   readonly #bySip = new Map<string, CallSid>();
-  /** A ring: the INVITE is seen before there is a call it could belong to. */
-  readonly #unclaimed: (TraceMessage | null)[] = [];
-  #unclaimedNext = 0;
+  /** By Call-ID, oldest first: the INVITE is seen before there is a call it could belong to. */
+  readonly #unclaimed = new Map<string, TraceMessage[]>();
+  #unclaimedCount = 0;
 
   constructor(options: TraceOptions) {
     this.#options = options;
@@ -70,8 +70,8 @@ export class TraceBook {
     history.entries.push({
       atMs,
       kind,
-      text: text.slice(0, textCharsMax),
-      detail: detail.slice(0, textCharsMax),
+      text: plain(text, textCharsMax),
+      detail: plain(detail, textCharsMax),
     });
     if (history.entries.length <= entriesPerCallMax) return;
     history.entries.splice(entriesPerCallMax >> 2, 1);
@@ -85,15 +85,11 @@ export class TraceBook {
     this.#bySip.delete(history.sipCallId);
     history.sipCallId = sipCallId;
     this.#bySip.set(sipCallId, sid);
-    const { length } = this.#unclaimed;
-    const oldest = length < this.#options.unclaimedMax ? 0 : this.#unclaimedNext;
-    for (let i = 0; i < length; i += 1) {
-      const at = (oldest + i) % length;
-      const message = this.#unclaimed[at];
-      if (message?.callId !== sipCallId) continue;
-      this.#unclaimed[at] = null;
-      this.#take(sid, message);
-    }
+    const messages = this.#unclaimed.get(sipCallId);
+    if (messages === undefined) return;
+    this.#unclaimed.delete(sipCallId);
+    this.#unclaimedCount -= messages.length;
+    for (const message of messages) this.#take(sid, message);
   }
 
   /** A message the endpoint sent or received. */
@@ -103,8 +99,21 @@ export class TraceBook {
       this.#take(sid, message);
       return;
     }
-    this.#unclaimed[this.#unclaimedNext] = message;
-    this.#unclaimedNext = (this.#unclaimedNext + 1) % this.#options.unclaimedMax;
+    const messages = this.#unclaimed.get(message.callId);
+    if (messages === undefined) this.#unclaimed.set(message.callId, [message]);
+    else messages.push(message);
+    this.#unclaimedCount += 1;
+    if (this.#unclaimedCount > this.#options.unclaimedMax) this.#dropUnclaimed();
+  }
+
+  /** The oldest message that nobody claimed goes. */
+  #dropUnclaimed(): void {
+    const oldest = this.#unclaimed.entries().next().value;
+    if (oldest === undefined) return;
+    const [callId, messages] = oldest;
+    messages.shift();
+    this.#unclaimedCount -= 1;
+    if (messages.length === 0) this.#unclaimed.delete(callId);
   }
 
   #take(sid: CallSid, message: TraceMessage): void {
@@ -137,4 +146,9 @@ export class TraceBook {
   dropped(sid: CallSid): number {
     return (this.#live.get(sid) ?? this.#ended.get(sid))?.dropped ?? 0;
   }
+}
+
+/** What peers write must not move a terminal's cursor or end its line: no control characters. */
+function plain(text: string, charsMax: number): string {
+  return text.slice(0, charsMax).replace(/\p{Cc}/gu, ' ');
 }

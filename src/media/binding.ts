@@ -15,7 +15,10 @@ export type Handle = number;
 
 /** Our direction as the engine counts it, in the words of RFC 3264. */
 export const DIRECTIONS = { sendrecv: 0, sendonly: 1, recvonly: 2, inactive: 3 } as const;
-/** Which sources may move the address we send to; the address in SDP always may. */
+/**
+ * Which sources besides the address in SDP may move the address we send to: the same IP from any
+ * port, or anybody within a second of the settings. The address in SDP always may, and stays.
+ */
 export const LATCH = { off: 0, sameAddress: 1, anySource: 2 } as const;
 
 export interface StartOptions {
@@ -58,6 +61,12 @@ export interface PortSettings {
   readonly jitter: { readonly minMs: number; readonly maxMs: number };
   readonly silentTimeoutMs: number;
   readonly inbandDtmf: boolean;
+  /**
+   * Whether `remote` is known to be really there: it acknowledged our answer, or answered us. While
+   * false it gets 20 packets in all, until RTP comes from it or these settings say otherwise: a
+   * forged offer must not aim us at somebody. Absent: true.
+   */
+  readonly proven?: boolean;
 }
 
 export interface PortOptions {
@@ -125,6 +134,15 @@ export interface PortStats {
   readonly peerAddress: string;
 }
 
+/** Of the whole engine; counters since its start. */
+export interface EngineStats {
+  readonly ports: number;
+  /** Events nobody took in time; never digits or outcomes, which wait. */
+  readonly eventsDropped: number;
+  /** Ports used again before their quarantine was over, because all others were in use. */
+  readonly earlyPortReuses: number;
+}
+
 export interface Started {
   readonly backend: 'epoll' | 'uring';
   /** How the audio thread is scheduled: `fifo` needs a privilege, `normal` has none. */
@@ -148,6 +166,7 @@ export interface MediaAddon {
   set(recorder: Handle, settings: { readonly paused: boolean }): void;
   /** Bridges two ports; `b` 0 unbridges. */
   connect(a: Handle, b: Handle): void;
+  ask(engine: 0): EngineStats;
   ask(port: Handle): PortStats;
   close(handle: Handle): void;
 }

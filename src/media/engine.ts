@@ -10,6 +10,7 @@ import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
+import type { PortSettings } from './binding.ts';
 import { newSsrc, Port, type PortHost, type PortRecord, type PortRef } from './port.ts';
 import type { Attached, PortEventMessage } from './protocol.ts';
 import { type LiveWorker, SLOTS_MAX, type Supervisor } from './supervisor.ts';
@@ -40,6 +41,10 @@ export interface PortRequest {
   readonly near?: PortRef;
   /** Local address; by default that of `media.address`. */
   readonly address?: string;
+  /** Ports of one group are made in one worker, whichever comes first: they may be bridged. */
+  readonly group?: string;
+  /** What the port is to speak, when that is known already. */
+  readonly settings?: PortSettings;
 }
 
 export class MediaEngine {
@@ -55,6 +60,8 @@ export class MediaEngine {
   readonly #loads = new Map<number, number>();
   /** Ports asked for and not made yet, by worker. */
   readonly #asked = new Map<number, number>();
+  /** Where the ports of a group are, and how many they are. */
+  readonly #groups = new Map<string, { worker: LiveWorker; ports: number }>();
   readonly #host: PortHost;
 
   constructor(parts: {
@@ -86,11 +93,17 @@ export class MediaEngine {
     return this.#supervisor.start();
   }
 
+  /** Local address of ports that ask for none. */
+  get address(): string {
+    return this.#address;
+  }
+
   async createPort(request: PortRequest): Promise<Port> {
+    const { group = '' } = request;
     const near = request.near === undefined ? null : this.#ports.get(key(request.near));
     if (near === undefined) throw unavailable('the port to be near to is gone');
-    await near?.settled();
-    const worker = near === null ? this.#leastLoaded() : near.worker;
+    if (near !== null && near.state !== 'live') await near.settled();
+    const worker = near === null ? this.#workerOf(group) : near.worker;
     const load = this.#load(worker);
     if (load >= this.#options.portsPerWorkerMax) {
       throw new GatewayError('OVERLOADED', { limit: 'media.portsPerWorkerMax' });
@@ -98,13 +111,19 @@ export class MediaEngine {
     const address = request.address ?? this.#address;
     const { rtcpMux } = request;
     const ssrc = newSsrc(this.#clock);
+    const { settings } = request;
+    const wanted = { address, rtcpMux, ssrc, ...(settings === undefined ? {} : { settings }) };
     this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 0) + 1);
+    this.#enter(group, worker);
     try {
-      const made = await worker.client.request('createPort', { address, rtcpMux, ssrc });
+      const made = await worker.client.request('createPort', wanted);
       const { rtpPort, rtcpPort } = made;
       const ref = { worker: worker.id, handle: made.handle };
-      const plain = { ref, address, rtcpMux, rtpPort, rtcpPort, ssrc };
-      return this.#add(worker, { ...plain, settings: null, peer: null });
+      const plain = { ref, address, rtcpMux, rtpPort, rtcpPort, ssrc, group };
+      return this.#add(worker, { ...plain, settings: settings ?? null, peer: null });
+    } catch (thrown) {
+      this.#leave(group);
+      throw thrown;
     } finally {
       this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 1) - 1);
     }
@@ -120,6 +139,7 @@ export class MediaEngine {
     const attached = alive === undefined ? null : await this.#attach(alive, record.ref);
     if (alive !== undefined && attached !== null) {
       const { missed, plays: _, recordings: __, ...known } = attached;
+      this.#enter(record.group ?? '', alive);
       const port = this.#add(alive, { ...record, ...known });
       port.takeLater(missed);
       this.#rebridge(port, record.peer);
@@ -128,7 +148,9 @@ export class MediaEngine {
     // Its slot tells whose share of the ports it was.
     const slot = record.ref.worker % SLOTS_MAX;
     const heir = this.#supervisor.live.find((worker) => worker.slot === slot);
-    const port = this.#add(heir ?? this.#leastLoaded(), record);
+    const worker = heir ?? this.#leastLoaded();
+    this.#enter(record.group ?? '', worker);
+    const port = this.#add(worker, record);
     port.workerDown();
     if (heir === undefined) port.lose();
     else await this.#restore(port, heir);
@@ -225,6 +247,28 @@ export class MediaEngine {
     if (other !== undefined && port.state === 'live') port.adoptPeer(other);
   }
 
+  /** The worker that has the group, as long as it lives or another takes its slot. */
+  #workerOf(group: string): LiveWorker {
+    const known = group === '' ? undefined : this.#groups.get(group);
+    if (known === undefined) return this.#leastLoaded();
+    const { slot } = known.worker;
+    return this.#supervisor.live.find((worker) => worker.slot === slot) ?? this.#leastLoaded();
+  }
+
+  #enter(group: string, worker: LiveWorker): void {
+    if (group === '') return;
+    const known = this.#groups.get(group);
+    if (known === undefined) this.#groups.set(group, { worker, ports: 1 });
+    else known.ports += 1;
+  }
+
+  #leave(group: string): void {
+    const known = this.#groups.get(group);
+    if (known === undefined) return;
+    known.ports -= 1;
+    if (known.ports === 0) this.#groups.delete(group);
+  }
+
   #leastLoaded(): LiveWorker {
     let best: LiveWorker | null = null;
     for (const worker of this.#supervisor.live) {
@@ -262,8 +306,9 @@ export class MediaEngine {
         this.#ports.set(key(ref), port);
         add(ref, 1);
       },
-      forget: (port, names) => {
+      forget: (port, names, group) => {
         this.#live.delete(port);
+        this.#leave(group);
         for (const ref of names) {
           this.#ports.delete(key(ref));
           add(ref, -1);

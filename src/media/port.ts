@@ -26,7 +26,8 @@ import type {
   RecordRequest,
   Result,
 } from './protocol.ts';
-import { type RecordingPart, spliceRecording } from './splice.ts';
+import { type Playing, type Recording, remaining } from './replay.ts';
+import { spliceRecording } from './splice.ts';
 import type { LiveWorker } from './supervisor.ts';
 
 /** Names a port; plain data, goes through messages. Old names of a moved port stay good. */
@@ -45,6 +46,8 @@ export interface PortRecord {
   readonly ssrc: number;
   readonly settings: PortSettings | null;
   readonly peer: PortRef | null;
+  /** Ports of one group are made in one worker; '' belongs to none. */
+  readonly group?: string;
 }
 
 export interface PortEvents {
@@ -71,25 +74,8 @@ export interface PortHost {
   find(ref: PortRef): Port | undefined;
   /** Makes `ref` another name of `port`. */
   name(ref: PortRef, port: Port): void;
-  forget(port: Port, names: readonly PortRef[]): void;
+  forget(port: Port, names: readonly PortRef[], group: string): void;
   count(what: 'restored' | 'lost'): void;
-}
-
-interface Playing {
-  readonly request: PlayRequest;
-  startedMs: number;
-  /** Heard before the present worker took over. */
-  heardMs: number;
-  clipMs: number;
-  isStopping: boolean;
-}
-
-interface Recording {
-  readonly request: RecordRequest;
-  readonly startedMs: number;
-  isPaused: boolean;
-  /** What was recorded after each death of a worker. */
-  readonly parts: RecordingPart[];
 }
 
 type State = 'live' | 'restoring' | 'lost' | 'closed';
@@ -122,7 +108,7 @@ export class Port extends EventEmitter<PortEvents> {
     return this.#record.ref;
   }
 
-  /** As plain data, for the journal; differs after `set`, `connect` and `moved`. */
+  /** As plain data; differs after `set`, `connect` and `moved`. */
   toRecord(): PortRecord {
     return { ...this.#record, peer: this.#peer?.ref ?? null };
   }
@@ -131,12 +117,20 @@ export class Port extends EventEmitter<PortEvents> {
     return this.#record.address;
   }
 
+  get group(): string {
+    return this.#record.group ?? '';
+  }
+
   get rtpPort(): number {
     return this.#record.rtpPort;
   }
 
   get rtcpPort(): number {
     return this.#record.rtcpPort;
+  }
+
+  get isJoined(): boolean {
+    return this.#peer !== null;
   }
 
   get worker(): LiveWorker {
@@ -197,17 +191,27 @@ export class Port extends EventEmitter<PortEvents> {
     await this.#tell('pauseRecord', (port) => ({ port, recordId, paused }));
   }
 
-  /** Joins the audio of two ports of one worker, or lets go of the peer. */
+  /**
+   * Joins the audio of two ports of one worker, both ways, or lets go of the peer. What is so
+   * already costs nothing: the second end of a bridge finds itself joined by the first.
+   */
   async connect(other: PortRef | null): Promise<void> {
     const peer = other === null ? null : (this.#host.find(other) ?? null);
-    if (other !== null && peer === null) throw refused('connect', 'no such port');
+    if (other !== null && peer === null) throw unjoinable('no such port');
     // Both may be on their way to a new worker; they arrive together.
-    await Promise.all([this.settled(), peer?.settled()]);
+    if (!this.#isSettled) await this.settled();
+    if (peer !== null && !peer.#isSettled) await peer.settled();
     if (peer !== null && peer.ref.worker !== this.ref.worker) {
-      throw refused('connect', 'the ports are in different workers');
+      throw unjoinable('the ports are in different workers');
     }
+    if (peer === this.#peer) return;
     this.#join(peer);
-    await this.#tell('connect', (port) => ({ port, peer: peer?.ref.handle ?? 0 }));
+    try {
+      await this.#tell('connect', (port) => ({ port, peer: peer?.ref.handle ?? 0 }));
+    } catch (thrown) {
+      if (this.#peer === peer) this.#join(null);
+      throw thrown;
+    }
   }
 
   async stats(): Promise<PortStats> {
@@ -215,19 +219,26 @@ export class Port extends EventEmitter<PortEvents> {
     return (await this.#tell('ask', ask)) ?? (await this.#request('ask', ask));
   }
 
-  /** When it returns, every recording has told its outcome and no event follows. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#state === 'closed' || this.#state === 'lost') return;
+  /**
+   * When it returns, every recording has told its outcome and no event follows. The last figures,
+   * null when no worker can tell them or they were told before. Idempotent.
+   */
+  async close(): Promise<PortStats | null> {
+    if (this.#state === 'closed' || this.#state === 'lost') return null;
     const wasLive = this.#state === 'live';
     this.#state = 'closed';
     if (!wasLive) this.#endRecordings('portClosed');
     this.#join(null);
     this.#settle(false);
+    let stats: PortStats | null = null;
     if (wasLive && !this.#worker.client.isClosed) {
-      await this.#request('closePort', (port) => ({ port })).catch(() => undefined);
+      try {
+        ({ stats } = await this.#request('closePort', (port) => ({ port })));
+      } catch {} // the worker is gone, and with it the port and its figures
     }
-    await this.#drain();
-    this.#host.forget(this, this.#names);
+    if (this.#recording.size > 0) await this.#drain();
+    this.#host.forget(this, this.#names, this.group);
+    return stats;
   }
 
   // --- For the engine --------------------------------------------------------------------------
@@ -263,7 +274,7 @@ export class Port extends EventEmitter<PortEvents> {
     }
   }
 
-  /** Delivered in a later turn: whoever gets this port adds its listeners in this one. */
+  /** In a later turn: whoever gets this port adds its listeners in this one. */
   takeLater(events: readonly PortEvent[]): void {
     if (events.length === 0) return;
     setImmediate(() => {
@@ -328,7 +339,7 @@ export class Port extends EventEmitter<PortEvents> {
     this.#state = 'lost';
     this.#join(null);
     this.#settle(false);
-    this.#host.forget(this, this.#names);
+    this.#host.forget(this, this.#names, this.group);
     this.#host.count('lost');
     this.#endRecordings('failed');
     // Later, as all events: whoever gets a port adds its listeners in that turn.
@@ -347,7 +358,8 @@ export class Port extends EventEmitter<PortEvents> {
     verb: V,
     argsOf: (port: Handle) => Args<V>,
   ): Promise<Result<V> | null> {
-    await this.settled();
+    // No turn is lost when the port is there: commands of one turn leave together and in order.
+    if (!this.#isSettled) await this.settled();
     const worker = this.#worker;
     try {
       return await this.#request(verb, argsOf);
@@ -357,6 +369,10 @@ export class Port extends EventEmitter<PortEvents> {
       await this.settled();
       return null;
     }
+  }
+
+  get #isSettled(): boolean {
+    return this.#restored === null && this.#state === 'live';
   }
 
   /** Waits for a port on its way to another worker; throws when there is none to wait for. */
@@ -470,26 +486,8 @@ export class Port extends EventEmitter<PortEvents> {
   }
 }
 
-/** What of a play is still to be heard after `heardMs`; null for what must not be heard twice. */
-function remaining(playing: Playing): { play: PlayRequest; offsetMs: number } | null {
-  const { request, heardMs, clipMs } = playing;
-  const { source, loop } = request;
-  if (source.kind === 'digits') return null;
-  if (source.kind === 'silence') {
-    if (loop === 0) return { play: request, offsetMs: 0 };
-    const durationMs = Math.max(0, source.durationMs * loop - heardMs);
-    return { play: { ...request, source: { ...source, durationMs }, loop: 1 }, offsetMs: 0 };
-  }
-  if (source.kind === 'tone' || clipMs === 0) return { play: request, offsetMs: 0 };
-  const loopsHeard = Math.floor(heardMs / clipMs);
-  if (loop === 0) return { play: request, offsetMs: heardMs % clipMs };
-  // Heard to its end, only the word of it was lost: from the end on.
-  if (loopsHeard >= loop) return { play: { ...request, loop: 1 }, offsetMs: clipMs };
-  return { play: { ...request, loop: loop - loopsHeard }, offsetMs: heardMs % clipMs };
-}
-
-function refused(op: string, problem: string): GatewayError {
-  return new GatewayError('MEDIA_COMMAND', { op, problem });
+function unjoinable(problem: string): GatewayError {
+  return new GatewayError('MEDIA_COMMAND', { op: 'connect', problem });
 }
 
 /** RFC 3550 §8: random, and 0 is left out because some peers read it as none. */

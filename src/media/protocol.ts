@@ -16,7 +16,7 @@ import type {
 } from './binding.ts';
 
 /** Counted up when either end would misread the other; `hello` compares. */
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 
 /** What a port can be told to play. Plain data; travels through leg commands. */
 export type PlaySource =
@@ -106,6 +106,8 @@ export interface ControlVerbs {
       readonly rtcpMux: boolean;
       readonly ssrc: number;
       readonly rtpPort?: number;
+      /** What the port is to speak, where that is known already: saves a `setPort`. */
+      readonly settings?: PortSettings;
     },
     PortMade
   >;
@@ -113,7 +115,8 @@ export interface ControlVerbs {
   /** `peer` 0 unbridges. */
   connect: Exchange<OnPort & { readonly peer: Handle }, Nothing>;
   ask: Exchange<OnPort, PortStats>;
-  closePort: Exchange<OnPort, Nothing>;
+  /** Answers the last figures of the port; null when there is no such port. */
+  closePort: Exchange<OnPort, { readonly stats: PortStats | null }>;
   play: Exchange<
     OnPort & { readonly play: PlayRequest; readonly offsetMs: number },
     { readonly outcome: PlayDone | null; readonly clipMs: number }

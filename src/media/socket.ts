@@ -1,9 +1,10 @@
 /**
  * The control protocol between the gateway and one media worker, both ends: newline-delimited JSON
  * over a unix socket. `{id, verb, args}` → `{id, result}` or `{id, error}`; events come unasked as
- * `{seq, events}` or `{seq, log}`. A call is about ten commands, so the path is short: requests are
- * pipelined, answers come in order, and all that is written in one turn of the event loop leaves in
- * one system call.
+ * `{seq, events}` or `{seq, log}`. A call is about seven commands, so the path is short: requests
+ * are pipelined, answers come in order, and all that is written in one turn of the event loop
+ * leaves in one system call. Waking the other process costs more than all the rest, so verbs that
+ * nobody's signaling waits for leave with the next one that is urgent, or a few ms later.
  *
  * Not for strangers: the socket lies in a folder only our user can enter, both ends are the same
  * version of this file (`hello` checks), so frames are checked for shape, size and sequence, and
@@ -31,6 +32,8 @@ export interface ControlLimits {
   readonly requestTimeoutMs: number;
   /** Bytes that may wait for a peer that does not read. */
   readonly bufferedBytesMax: number;
+  /** How long a frame that is not urgent may wait for company; well below one packet of audio. */
+  readonly patienceMs: number;
 }
 
 export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
@@ -38,7 +41,12 @@ export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
   pendingMax: 8_192,
   requestTimeoutMs: 3_000,
   bufferedBytesMax: 8_388_608,
+  patienceMs: 5,
 };
+
+/** Nothing that a caller waits for hangs on these; their effect is audio, counted in 20 ms. */
+const PATIENT: ReadonlySet<ControlVerb> = new Set(['ping', 'setPort', 'connect', 'closePort']);
+const PATIENT_ANSWERS: ReadonlySet<ControlVerb> = new Set(['setPort', 'connect']);
 
 /** Events of one frame; the largest event (a long id) is well below 256 bytes. */
 const EVENTS_PER_FRAME = 128;
@@ -62,16 +70,20 @@ interface EventFrame {
 /** Lines in, lines out, both bounded. Emits `closed` exactly once. */
 class FrameSocket extends EventEmitter<{ frame: [line: string]; closed: [problem: string] }> {
   readonly #socket: net.Socket;
+  readonly #clock: Clock;
   readonly #limits: ControlLimits;
   #carry: Buffer[] = [];
   #carryBytes = 0;
   #outgoing: string[] = [];
+  #isFlushing = false;
+  #patience: Timer | null = null;
   #problem = 'connection closed';
   #isClosed = false;
 
-  constructor(options: { socket: net.Socket; limits: ControlLimits }) {
+  constructor(options: { socket: net.Socket; clock: Clock; limits: ControlLimits }) {
     super();
     this.#socket = options.socket;
+    this.#clock = options.clock;
     this.#limits = options.limits;
     this.#socket.on('data', (chunk) => this.#receive(chunk));
     this.#socket.on('error', (error) => {
@@ -79,6 +91,7 @@ class FrameSocket extends EventEmitter<{ frame: [line: string]; closed: [problem
     });
     this.#socket.on('close', () => {
       this.#isClosed = true;
+      this.#patience?.cancel();
       this.emit('closed', this.#problem);
     });
   }
@@ -88,12 +101,18 @@ class FrameSocket extends EventEmitter<{ frame: [line: string]; closed: [problem
   }
 
   /** False: over a bound, nothing was sent. */
-  send(line: string): boolean {
+  send(line: string, isPatient = false): boolean {
     if (this.#isClosed || this.#socket.writableLength > this.#limits.bufferedBytesMax) return false;
     if (exceeds(line, this.#limits.frameBytesMax)) return false;
     this.#outgoing.push(line);
+    if (this.#isFlushing) return true;
+    if (isPatient) {
+      this.#patience ??= this.#clock.timer(this.#limits.patienceMs, this.#flush);
+      return true;
+    }
     // One write for all commands of this turn: a busy gateway sets many calls up in one turn.
-    if (this.#outgoing.length === 1) setImmediate(() => this.#flush());
+    this.#isFlushing = true;
+    setImmediate(this.#flush);
     return true;
   }
 
@@ -109,11 +128,14 @@ class FrameSocket extends EventEmitter<{ frame: [line: string]; closed: [problem
     this.#socket.end();
   }
 
-  #flush(): void {
+  readonly #flush = (): void => {
+    this.#isFlushing = false;
+    this.#patience?.cancel();
+    this.#patience = null;
     if (this.#outgoing.length === 0 || this.#isClosed) return;
     this.#socket.write(`${this.#outgoing.join('\n')}\n`);
     this.#outgoing = [];
-  }
+  };
 
   #receive(chunk: Buffer): void {
     const last = chunk.lastIndexOf(10);
@@ -187,7 +209,7 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
     super();
     this.#clock = options.clock;
     this.#limits = options.limits;
-    this.#frames = new FrameSocket({ socket: options.socket, limits: options.limits });
+    this.#frames = new FrameSocket(options);
     this.#frames.on('frame', (line) => this.#frame(line));
     this.#frames.on('closed', (problem) => this.#closed(problem));
   }
@@ -230,7 +252,7 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
         return reject(new GatewayError('QUEUE_FULL', { depth: this.#pending.size }));
       }
       const id = this.#lastId + 1;
-      if (!this.#frames.send(JSON.stringify({ id, verb, args }))) {
+      if (!this.#frames.send(JSON.stringify({ id, verb, args }), PATIENT.has(verb))) {
         return reject(new GatewayError('MEDIA_COMMAND', { op: verb, problem: 'over a limit' }));
       }
       this.#lastId = id;
@@ -323,15 +345,22 @@ function errorOf(op: string, error: { code: string; details: ErrorDetails }): Ga
 /** The worker's end: one gateway at a time, the newest that said `hello` properly. */
 export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean] }> {
   readonly #path: string;
+  readonly #clock: Clock;
   readonly #limits: ControlLimits;
   readonly #handlers: ControlHandlers;
   readonly #server: net.Server;
   #gateway: FrameSocket | null = null;
   #seq = 0;
 
-  constructor(options: { path: string; limits: ControlLimits; handlers: ControlHandlers }) {
+  constructor(options: {
+    path: string;
+    clock: Clock;
+    limits: ControlLimits;
+    handlers: ControlHandlers;
+  }) {
     super();
     this.#path = options.path;
+    this.#clock = options.clock;
     this.#limits = options.limits;
     this.#handlers = options.handlers;
     this.#server = net.createServer((socket) => this.#accept(socket));
@@ -385,7 +414,7 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
   }
 
   #accept(socket: net.Socket): void {
-    const frames = new FrameSocket({ socket, limits: this.#limits });
+    const frames = new FrameSocket({ socket, clock: this.#clock, limits: this.#limits });
     let lastId = 0;
     frames.on('frame', (line) => {
       const frame = parseFrame<RequestFrame>(line);
@@ -417,7 +446,7 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
       const { code, details } = asGatewayError(thrown);
       reply = { id: frame.id, error: { code, details } };
     }
-    frames.send(JSON.stringify(reply));
+    frames.send(JSON.stringify(reply), PATIENT_ANSWERS.has(frame.verb));
     if (frame.verb !== 'hello') return;
     if (reply.error !== undefined) {
       frames.end();
