@@ -87,3 +87,8 @@ export function endWithin(seconds: number): void {
 export function sleepMs(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
+
+/** A figure on its way: printed against what it should become, without failing the bench. */
+export function aim(isMet: boolean, text: string): void {
+  process.stdout.write(`${isMet ? 'PASS' : 'AIM '}  ${text}\n`);
+}

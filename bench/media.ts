@@ -20,6 +20,7 @@ import { ADDON_PATH, DIRECTIONS, LATCH, type PortSettings } from '../src/media/b
 import { DEFAULT_MEDIA_ENGINE_OPTIONS, MediaEngine, type Port } from '../src/media/engine.ts';
 import { DEFAULT_SUPERVISOR_OPTIONS, Supervisor } from '../src/media/supervisor.ts';
 import {
+  aim,
   endWithin,
   median,
   printTable,
@@ -40,8 +41,8 @@ import {
 import { hasRtpengine, startRtpengine } from './rtpengine.ts';
 
 /** Of rtpengine's cost. */
-const RELAY_RATIO_MAX = 0.6;
-const TRANSCODE_RATIO_MAX = 1 / 3;
+const RELAY_RATIO_AIM = 0.6;
+const TRANSCODE_RATIO_AIM = 1 / 3;
 const ENDS_WITHIN_SECONDS = 118;
 const WARM_UP_MS = 1000;
 const OPUS_TYPE = CODECS.opus.payloadType;
@@ -364,13 +365,13 @@ async function bench(options: {
     );
     process.stdout.write('\n');
     judge([...relay, ...coded]);
-    verdict(
-      perPacket.ratio <= RELAY_RATIO_MAX,
-      `relay costs ${perPacket.ratio.toFixed(2)} of rtpengine (${perPacket.text} µs a packet; at most ${RELAY_RATIO_MAX})`,
+    aim(
+      perPacket.ratio <= RELAY_RATIO_AIM,
+      `relay costs ${perPacket.ratio.toFixed(2)} of rtpengine (${perPacket.text} µs a packet; aim ${RELAY_RATIO_AIM})`,
     );
-    verdict(
-      perCall.ratio <= TRANSCODE_RATIO_MAX,
-      `transcoding costs ${perCall.ratio.toFixed(2)} of rtpengine (${perCall.text} % of a core a call; at most ${TRANSCODE_RATIO_MAX.toFixed(2)})`,
+    aim(
+      perCall.ratio <= TRANSCODE_RATIO_AIM,
+      `transcoding costs ${perCall.ratio.toFixed(2)} of rtpengine (${perCall.text} % of a core a call; aim ${TRANSCODE_RATIO_AIM.toFixed(2)})`,
     );
   } finally {
     await Promise.all(relays.map((relay) => relay.close()));

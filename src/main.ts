@@ -9,7 +9,6 @@ import { join } from 'node:path';
 import { DEFAULT_LOCAL_BUS, LocalBus } from './bus/bus.ts';
 import { DEFAULT_JOURNAL, FileJournal } from './call/journal.ts';
 import { Ledger } from './call/ledger.ts';
-import { DEFAULT_ROUTE_TABLE, StoreRouteTable } from './call/route-table.ts';
 import type { Router } from './call/router.ts';
 import { DEFAULT_TRACE, TraceBook } from './call/trace.ts';
 import { realClock } from './core/clock.ts';
@@ -20,6 +19,7 @@ import { createLog, type Log, type LogLevel } from './core/log.ts';
 import { Metrics } from './core/metrics.ts';
 import type { Callbacks } from './events/callbacks.ts';
 import type { HttpServer } from './http/server.ts';
+import { shown } from './http/url.ts';
 import { checkPortRange } from './media/range.ts';
 import { createApplications, createFlows, mountHttp } from './node/applications.ts';
 import { type Base, listenSpecs, NodeHealth, type NodeParts, VERSION } from './node/base.ts';
@@ -29,6 +29,8 @@ import {
   createEngine,
   createHttpClient,
   createHttpServer,
+  createPruning,
+  createRoutes,
   keepAccount,
   openStore,
 } from './node/foundations.ts';
@@ -82,7 +84,7 @@ async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const base = { config, log, clock, metrics, account };
 
   const store = await openStore(base);
-  await keepAccount(store, account, clock.nowMs());
+  await keepAccount(store, account, clock);
   const http = await createHttpServer(base, health);
   const publicUrl = config['http.publicUrl'] || `http://${config['http.listen']}`;
   try {
@@ -127,14 +129,11 @@ async function createNode(parts: NodeParts): Promise<Node> {
     ...DEFAULT_JOURNAL,
     batchMs: config['journal.flushMs'],
   });
-  const routes = new StoreRouteTable({
-    store,
-    log,
-    options: { ...DEFAULT_ROUTE_TABLE, trustedSources: config['sip.trusted'] },
-  });
-  const { endpoint, resolver } = createEndpoint(parts, routes);
-  const engine = createEngine(parts);
-  const edge = createEdge({ ...parts, bus, journal, trace, endpoint, engine, resolver });
+  const routes = createRoutes(parts);
+  const { endpoint, ...routing } = createEndpoint(parts, routes);
+  const engine = createEngine(parts, parts.health);
+  const pruning = createPruning(parts);
+  const edge = createEdge({ ...parts, bus, journal, trace, endpoint, engine, ...routing });
   const client = createHttpClient(parts, parts.publicUrl);
   const apps = createApplications({ ...parts, client, trace });
   const ledger = new Ledger({ store, trace });
@@ -160,8 +159,10 @@ async function createNode(parts: NodeParts): Promise<Node> {
       await takeBack({ edge, router, records, log });
       router.start();
       edge.start();
+      pruning.start();
     },
     close: async () => {
+      await pruning.close();
       await flows.close();
       await edge.close();
       await endpoint.close();
@@ -224,7 +225,7 @@ class RunningGateway implements Gateway {
 const CALLBACK_DRAIN_MS = 5_000;
 
 function announce(base: Base, at: { publicUrl: string; sip: readonly string[] }): void {
-  const { config, log, account } = base;
+  const { config, account } = base;
   const [first = ''] = listenSpecs(config);
   const isDemo = config['app.url'] === '';
   const node = config['node.name'] || hostname();
@@ -235,7 +236,9 @@ function announce(base: Base, at: { publicUrl: string; sip: readonly string[] })
   ];
   if (first !== '') {
     const dial = `sip:${isDemo ? 'demo' : 'anything'}@${formatHostPort({ host: first.address, port: first.port })}`;
-    lines.push(`  dial      ${dial}  ${isDemo ? 'the built-in demo answers' : config['app.url']}`);
+    lines.push(
+      `  dial      ${dial}  ${isDemo ? 'the built-in demo answers' : shown(config['app.url'])}`,
+    );
   }
   lines.push(
     `  REST      ${at.publicUrl}/2010-04-01/Accounts/${account.sid}/Calls.json`,
@@ -244,5 +247,6 @@ function announce(base: Base, at: { publicUrl: string; sip: readonly string[] })
   );
   process.stderr.write(`${lines.join('\n')}\n`);
   const fields = { sip: at.sip, http: at.publicUrl, region: config['node.region'], node };
-  log.info(fields, 'ready');
+  // Whoever supervises us waits for this line, so no level hides it.
+  createLog({ level: 'info' }).info(fields, 'ready');
 }

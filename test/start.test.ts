@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { loadConfig, printConfig } from '../src/core/config.ts';
 import { startAppServer } from './support/app-server.ts';
-import { freePort, startGateway, TEST_SID, TEST_TOKEN } from './support/gateway.ts';
+import { childrenOf, freePort, startGateway, TEST_SID, TEST_TOKEN } from './support/gateway.ts';
 import { delay, startPhone } from './support/phone.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -52,6 +52,9 @@ t.test('bad values say which key and why', async (t) => {
   t.throws(load({ TANDEM_ACCOUNT_SID: 'ACx' }), { message: /account\.sid/ });
   t.throws(load({ TANDEM_CALL_LIVE_MAX: '' }), { message: /call\.liveMax/ });
   t.throws(load({ TANDEM_MEDIA_INBAND_DTMF: 'yes' }), { message: /true or false/ });
+  t.throws(load({ TANDEM_SIP_LISTEN: 'udp://0.0.0.0:5060' }), { message: /sip\.advertise/ });
+  t.throws(load({ TANDEM_MEDIA_ADDRESS: '0.0.0.0' }), { message: /media\.advertise/ });
+  t.throws(load({ TANDEM_HTTP_LISTEN: '[::]:8080' }), { message: /http\.publicUrl/ });
   t.equal(
     loadConfig({ environment: { TANDEM_SIP_LISTEN: 'udp://[::1]:5070' } })['sip.listen'].length,
     1,
@@ -89,6 +92,42 @@ t.test('a port that is taken, or taken by the kernel, is a readable reason', asy
   t.equal(ephemeral.code, 1);
   t.match(ephemeral.stderr, 'ephemeral ports');
   t.match(ephemeral.stderr, 'sysctl');
+});
+
+t.test('a database that is not spoken to is refused, without its password', async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'tandem-start-'));
+  t.teardown(() => rmSync(dataDir, { recursive: true, force: true }));
+
+  const ran = await tandem(['start'], {
+    TANDEM_STORE_URL: 'postgres://user:hunter2@127.0.0.1/tandem',
+    TANDEM_DATA_DIR: dataDir,
+  });
+
+  t.equal(ran.code, 1);
+  t.match(ran.stderr, 'configuration key "store.url": must begin with sqlite:, not with postgres:');
+  t.notMatch(ran.stderr + ran.stdout, 'hunter2');
+});
+
+t.test('a node whose media worker is gone is not ready until there is another', async (t) => {
+  const gateway = await startGateway();
+  t.teardown(() => gateway.stop());
+  const ready = async () => {
+    const response = await fetch(`${gateway.httpBase}/readyz`);
+    return { status: response.status, text: await response.text() };
+  };
+  const [worker] = childrenOf(gateway.process.pid ?? 0);
+  t.equal((await ready()).status, 200);
+
+  process.kill(worker ?? 0, 'SIGKILL');
+  let seen = await ready();
+  for (let i = 0; i < 200 && seen.status === 200; i += 1) seen = await ready();
+
+  t.match(seen, { status: 503, text: /"media"/ });
+  for (let i = 0; i < 100 && seen.status !== 200; i += 1) {
+    await delay(100);
+    seen = await ready();
+  }
+  t.equal(seen.status, 200);
 });
 
 t.test('the first start makes an account and prints it once', async (t) => {

@@ -107,6 +107,11 @@ export const CONFIG_ROWS = {
     default: '',
     doc: 'Address put into session descriptions; empty: media.address.',
   },
+  'media.address6': {
+    type: 'string',
+    default: '',
+    doc: 'IPv6 address of RTP ports for peers with IPv6 media, where media.address is IPv4; empty: none, and their calls get 488.',
+  },
   'media.portMin': {
     type: 'integer',
     min: 1024,
@@ -174,7 +179,19 @@ export const CONFIG_ROWS = {
     min: 1,
     max: 1_000_000,
     default: 200,
-    doc: 'REST requests of one account and address; above it 429.',
+    doc: 'HTTP requests of one source address, whatever account it names; above it 429.',
+  },
+  'http.connectionsPerSourceMax': {
+    type: 'integer',
+    min: 1,
+    max: 100_000,
+    default: 100,
+    doc: 'Connections of one source address, a proxy being one; more are closed at once.',
+  },
+  'http.trustProxy': {
+    type: 'boolean',
+    default: false,
+    doc: 'The peer is a proxy of yours: the last address of its X-Forwarded-For counts as the source of a request.',
   },
   'http.client.allow': {
     type: 'list',
@@ -194,7 +211,7 @@ export const CONFIG_ROWS = {
     min: 100,
     max: 10_000,
     default: 2_000,
-    doc: 'Time to connect to an application server; #ct= overrides it.',
+    doc: 'Time to connect to an application server for a document; #ct= overrides it. Status callbacks have times of their own: 5 s to connect, 10 s to answer, 15 s in all, unless the URL says otherwise.',
   },
   'webhook.readMs': {
     type: 'integer',
@@ -202,7 +219,7 @@ export const CONFIG_ROWS = {
     min: 100,
     max: 15_000,
     default: 4_500,
-    doc: 'Time for its answer; #rt= overrides it.',
+    doc: 'Time for its answer to a request for a document; #rt= overrides it.',
   },
   'webhook.totalMs': {
     type: 'integer',
@@ -210,7 +227,7 @@ export const CONFIG_ROWS = {
     min: 100,
     max: 15_000,
     default: 4_500,
-    doc: 'Time for all tries; below 5 s, so that the secondary URI is always asked within 5 s.',
+    doc: 'Time for all tries at a document, redirects included; #tt= overrides it. Below 5 s, so that the secondary URI is always asked within 5 s.',
   },
   'webhook.bodyBytesMax': {
     type: 'integer',
@@ -218,7 +235,22 @@ export const CONFIG_ROWS = {
     min: 1_024,
     max: 16_777_216,
     default: 1_048_576,
-    doc: 'Largest answer of an application server.',
+    doc: 'Largest answer of an application server: in effect for audio, since a document may have document.bytesMax only.',
+  },
+  'webhook.redirectsMax': {
+    type: 'integer',
+    min: 0,
+    max: 20,
+    default: 10,
+    doc: 'Redirects followed for one request; existing apps rely on up to 10.',
+  },
+  'document.bytesMax': {
+    type: 'integer',
+    unit: 'bytes',
+    min: 1_024,
+    max: 1_048_576,
+    default: 65_536,
+    doc: 'Largest document of verbs; apps are told 64 kB.',
   },
   'webhook.callbacksMax': {
     type: 'integer',
@@ -257,15 +289,15 @@ export const CONFIG_ROWS = {
   'store.url': {
     type: 'string',
     default: 'sqlite:',
-    doc: 'sqlite: is a file in data.dir; sqlite::memory: keeps nothing.',
+    doc: 'sqlite: is a file in data.dir, sqlite:path another; sqlite::memory: keeps nothing.',
   },
   'store.flushMs': {
     type: 'integer',
     unit: 'ms',
     min: 1,
     max: 10_000,
-    default: 50,
-    doc: 'Writes are gathered this long into one transaction.',
+    default: 250,
+    doc: 'Writes are gathered this long into one transaction; of a row that changes meanwhile the last is written.',
   },
   'store.queueMax': {
     type: 'integer',
@@ -273,6 +305,14 @@ export const CONFIG_ROWS = {
     max: 10_000_000,
     default: 100_000,
     doc: 'Rows that may wait to be written.',
+  },
+  'store.keepCallsDays': {
+    type: 'integer',
+    unit: 'days',
+    min: 0,
+    max: 36_500,
+    default: 90,
+    doc: 'Ended calls, their traces and notifications are removed after so long; recordings stay; 0: all are kept.',
   },
   'bus.url': {
     type: 'string',
@@ -285,7 +325,7 @@ export const CONFIG_ROWS = {
     unit: 'ms',
     min: 1,
     max: 1_000,
-    default: 10,
+    default: 50,
     doc: 'Call, leg and port records are gathered this long before they are written.',
   },
   'call.liveMax': {
@@ -360,6 +400,14 @@ export const CONFIG_ROWS = {
     max: 1_099_511_627_776,
     default: 1_073_741_824,
     doc: 'Prompt cache on disk.',
+  },
+  'cache.accountSharePercent': {
+    type: 'integer',
+    unit: 'percent',
+    min: 1,
+    max: 100,
+    default: 50,
+    doc: 'Of the prompt cache: what the live calls of one account may keep from being evicted.',
   },
   'prompt.bytesMax': {
     type: 'integer',

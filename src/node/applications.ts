@@ -16,7 +16,8 @@ import type { Ledger } from '../call/ledger.ts';
 import type { Router } from '../call/router.ts';
 import type { TraceBook } from '../call/trace.ts';
 import { Callbacks, DEFAULT_CALLBACK_POLICY, DEFAULT_CALLBACKS } from '../events/callbacks.ts';
-import { type HttpClient, shown } from '../http/client.ts';
+import type { HttpClient } from '../http/client.ts';
+import { shown } from '../http/url.ts';
 import { Application, DEFAULT_APPLICATION, type WebhookTrace } from '../verbs/application.ts';
 import { CallRecorder, DEFAULT_CALL_RECORDER } from '../verbs/call-recorder.ts';
 import { Flows } from '../verbs/flows.ts';
@@ -25,6 +26,7 @@ import { Notifications } from '../verbs/notifications.ts';
 import { AccountPrompts } from '../verbs/prompts.ts';
 import { DEFAULT_RECORDING_BOOK, RecordingBook } from '../verbs/recording-book.ts';
 import { StatusCallbacks } from '../verbs/status-callbacks.ts';
+import { DEFAULT_XML_LIMITS } from '../verbs/xml.ts';
 import type { NodeParts } from './base.ts';
 import { webhookPolicy } from './foundations.ts';
 
@@ -103,6 +105,7 @@ function createAssets(parts: NodeParts & { client: HttpClient }): Assets {
       ...DEFAULT_LIBRARY_OPTIONS,
       bytesMax: config['cache.bytesMax'],
       fetchBytesMax: config['prompt.bytesMax'],
+      accountSharePercent: config['cache.accountSharePercent'],
     },
   });
   const recordings = new Recordings({
@@ -138,8 +141,7 @@ export function createFlows(
     clock,
     log,
     application: apps.application,
-    promptsOf: (accountSid) =>
-      new AccountPrompts({ accountSid, clock, library, recordings, publicUrl }),
+    promptsOf: (accountSid) => new AccountPrompts({ accountSid, library, recordings, publicUrl }),
     recordings: book,
     calls: router,
     accountOf: () => account,
@@ -151,6 +153,7 @@ export function createFlows(
     options: {
       ...DEFAULT_INTERPRETER_OPTIONS,
       documentsIdleMax: config['call.documentsMax'],
+      xml: { ...DEFAULT_XML_LIMITS, documentBytesMax: config['document.bytesMax'] },
     },
   });
   return { assets, flows, recorder };
@@ -173,10 +176,7 @@ export async function mountHttp(
     log,
     options: DEFAULT_REST,
     calls: new LiveCallControl({ clock, router, flows, recorder }),
-    trace: (sid) => {
-      const call = router.record(sid);
-      return call === null ? null : ledger.trace(call);
-    },
+    trace: (sid) => (router.record(sid) === null ? null : ledger.trace(sid)),
     media: {
       wav: async ({ accountSid, sid }) => {
         const info = await recordings.info(accountSid, sid);

@@ -29,11 +29,15 @@ export interface Base {
 export class NodeHealth {
   isStarted = false;
   isDraining = false;
+  /** The media workers that live; null until there is an engine. */
+  workers: (() => number) | null = null;
 
   notReady(): readonly string[] {
     const reasons: string[] = [];
     if (!this.isStarted) reasons.push('starting');
     if (this.isDraining) reasons.push('draining');
+    // Without one no call can be taken; the supervisor is starting another.
+    if (this.workers !== null && this.workers() === 0) reasons.push('media');
     return reasons;
   }
 }

@@ -7,6 +7,7 @@ import type { LocalBus } from '../bus/bus.ts';
 import { BoundedAdmission, DEFAULT_ADMISSION } from '../call/admission.ts';
 import { DEFAULT_CALL_OPTIONS } from '../call/call.ts';
 import { DEFAULT_EDGE, Edge } from '../call/edge.ts';
+import type { Egress } from '../call/egress.ts';
 import type { FileJournal } from '../call/journal.ts';
 import { DEFAULT_LEG_MEDIA } from '../call/leg-media.ts';
 import type { StoreRouteTable } from '../call/route-table.ts';
@@ -19,14 +20,18 @@ import type { MediaEngine } from '../media/engine.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
 import type { Resolver } from '../sip/resolver.ts';
 import { codecsOf, listenSpecs, type NodeParts } from './base.ts';
-import { dialGuard } from './foundations.ts';
 
 export type Joined = NodeParts & { bus: LocalBus; journal: FileJournal; trace: TraceBook };
 
 export function createEdge(
-  parts: Joined & { endpoint: Endpoint; engine: MediaEngine; resolver: Resolver },
+  parts: Joined & {
+    endpoint: Endpoint;
+    engine: MediaEngine;
+    resolver: Resolver;
+    egress: Egress;
+  },
 ): Edge {
-  const { config, clock, log, bus, journal, trace, endpoint, engine, resolver } = parts;
+  const { config, clock, log, bus, journal, trace, endpoint, engine, resolver, egress } = parts;
   return new Edge({
     clock,
     log,
@@ -36,11 +41,12 @@ export function createEdge(
     endpoint,
     engine,
     resolve: (uri) => resolver.resolve(uri),
-    guard: dialGuard(config),
+    egress,
     media: {
       ...DEFAULT_LEG_MEDIA,
       codecs: codecsOf(config),
       advertiseAddress: config['media.advertise'] || null,
+      address6: config['media.address6'] || null,
       silentTimeoutMs: config['media.silentTimeoutMs'],
       inbandDtmf: config['media.inbandDtmf'],
       remote: {
@@ -84,7 +90,6 @@ export function createRouter(
       ...DEFAULT_ROUTER,
       trustedSources: config['sip.trusted'],
       fromDomain: fromDomain(config),
-      ringTimeoutMsMax: config['sip.ringTimeoutMs'],
       defaultRoute: {
         accountSid: account.sid,
         application: {

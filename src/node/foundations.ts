@@ -1,12 +1,15 @@
 /**
- * Layer 1 of a node, built from the configuration: store, HTTP server and client, SIP endpoint,
- * media engine. Only which key becomes which option; no behaviour.
+ * Layer 1 of a node, built from the configuration: store, HTTP server and client, SIP endpoint and
+ * the table it asks who may call, media engine. Only which key becomes which option; no behaviour.
  */
 
 import { join } from 'node:path';
-import type { StoreRouteTable } from '../call/route-table.ts';
-import { AddressGuard, AddressSet, classifyAddress } from '../core/address.ts';
+import { DEFAULT_CALL_OPTIONS } from '../call/call.ts';
+import { DEFAULT_EGRESS, Egress } from '../call/egress.ts';
+import { DEFAULT_ROUTE_TABLE, StoreRouteTable } from '../call/route-table.ts';
+import { AddressGuard, classifyAddress } from '../core/address.ts';
 import type { Config } from '../core/config.ts';
+import { GatewayError } from '../core/errors.ts';
 import { parseHostPort } from '../core/listen.ts';
 import { DEFAULT_CALLBACK_POLICY } from '../events/callbacks.ts';
 import { DEFAULT_HTTP_CLIENT, HttpClient } from '../http/client.ts';
@@ -16,14 +19,16 @@ import { DEFAULT_SUPERVISOR_OPTIONS, Supervisor } from '../media/supervisor.ts';
 import { Endpoint } from '../sip/endpoint.ts';
 import { Resolver } from '../sip/resolver.ts';
 import type { FirstAccount } from '../store/account-file.ts';
+import { DEFAULT_PRUNING, Pruning } from '../store/pruning.ts';
 import { DEFAULT_STORE } from '../store/sql.ts';
 import { DEFAULT_SQLITE, openSqlite } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
-import { AGENT, type Base, listenSpecs, type NodeHealth } from './base.ts';
+import { AGENT, type Base, listenSpecs, type NodeHealth, type NodeParts } from './base.ts';
+
+const DAY_MS = 86_400_000;
 
 export function openStore({ config, log, clock, metrics }: Base): Promise<Store> {
-  const name = config['store.url'].replace(/^sqlite:/, '');
-  const path = name === '' ? join(config['data.dir'], 'tandem.db') : name;
+  const path = storePath(config);
   return openSqlite({
     options: { path, ...DEFAULT_SQLITE },
     clock,
@@ -38,19 +43,43 @@ export function openStore({ config, log, clock, metrics }: Base): Promise<Store>
   });
 }
 
+/** Only the scheme of a refused URL is told: the rest of it may be a password. */
+function storePath(config: Config): string {
+  const url = config['store.url'];
+  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(url)?.[1];
+  if (scheme?.toLowerCase() !== 'sqlite') {
+    const problem = `must begin with sqlite:${scheme === undefined ? '' : `, not with ${scheme}:`}`;
+    throw new GatewayError('CONFIG_BAD_VALUE', { key: 'store.url', problem });
+  }
+  return url.slice('sqlite:'.length) || join(config['data.dir'], 'tandem.db');
+}
+
+/** Makes the first account's row; of one that is there only a changed token is written. */
 export async function keepAccount(
   store: Store,
   account: FirstAccount,
-  nowMs: number,
+  clock: Base['clock'],
 ): Promise<void> {
-  await store.accounts.save({
-    sid: account.sid,
-    authToken: account.authToken,
-    friendlyName: 'First account',
-    status: 'active',
-    dateCreatedMs: nowMs,
-    dateUpdatedMs: nowMs,
-  });
+  const { sid, authToken } = account;
+  const nowMs = clock.nowMs();
+  const kept = await store.accounts.get(sid, sid);
+  if (kept === null) {
+    await store.accounts.save({
+      sid,
+      authToken,
+      friendlyName: 'First account',
+      status: 'active',
+      dateCreatedMs: nowMs,
+      dateUpdatedMs: nowMs,
+    });
+  } else if (kept.authToken.reveal() !== authToken.reveal()) {
+    await store.accounts.save({ ...kept, authToken, dateUpdatedMs: nowMs });
+  }
+}
+
+export function createPruning({ config, log, clock, store }: NodeParts): Pruning {
+  const keepCallsMs = config['store.keepCallsDays'] * DAY_MS;
+  return new Pruning({ store, clock, log, options: { ...DEFAULT_PRUNING, keepCallsMs } });
 }
 
 export function createHttpServer({ config, log, clock, metrics }: Base, health: NodeHealth) {
@@ -61,6 +90,8 @@ export function createHttpServer({ config, log, clock, metrics }: Base, health: 
       address: host,
       port,
       bodyBytesMax: config['http.bodyBytesMax'],
+      connectionsPerSourceMax: config['http.connectionsPerSourceMax'],
+      trustProxy: config['http.trustProxy'],
       rateRequestsMax:
         config['http.requestsPerSecondMax'] * (DEFAULT_HTTP_SERVER.rateWindowMs / 1000),
     },
@@ -82,6 +113,7 @@ export function createHttpClient({ config, clock }: Base, publicUrl: string): Ht
     userAgent: AGENT,
     ...DEFAULT_HTTP_CLIENT,
     connectionsPerOriginMax: config['http.client.connectionsPerOriginMax'],
+    redirectsMax: config['webhook.redirectsMax'],
   });
 }
 
@@ -94,14 +126,30 @@ export function webhookPolicy(config: Config) {
   };
 }
 
+export function createRoutes({ config, clock, log, store }: NodeParts): StoreRouteTable {
+  return new StoreRouteTable({
+    store,
+    clock,
+    log,
+    options: {
+      ...DEFAULT_ROUTE_TABLE,
+      trustedSources: config['sip.trusted'],
+      realm: config['sip.advertise'] || 'tandem',
+    },
+  });
+}
+
 export function createEndpoint(
   base: Base,
   routes: StoreRouteTable,
-): { endpoint: Endpoint; resolver: Resolver } {
+): { endpoint: Endpoint; resolver: Resolver; egress: Egress } {
   const { config, clock, log, metrics } = base;
   const resolver = new Resolver({ clock });
-  const trusted = new AddressSet(config['sip.trusted']);
-  const isKnown = (address: string): boolean => trusted.has(address) || routes.isTrunk(address);
+  const egress = new Egress({
+    guard: dialGuard(config),
+    isKnown: (address) => routes.isKnown(address) || routes.isGateway(address),
+    ...DEFAULT_EGRESS,
+  });
   const endpoint = new Endpoint({
     clock,
     log,
@@ -111,23 +159,33 @@ export function createEndpoint(
     resolver,
     policy: {
       admit: (request, source) =>
-        request.method === 'INVITE' && !isKnown(source.address) ? 'SIP_FORBIDDEN' : null,
-      trusts: (address) => routes.isTrunk(address) || trusted.has(address),
+        request.method === 'INVITE' && routes.refuses(source.address) ? 'SIP_FORBIDDEN' : null,
+      authenticate: (request, source) => routes.authenticate(request, source),
+      trusts: (address) => routes.isKnown(address),
+      allowAddress: (address) => egress.permits(address),
     },
     transport: {
       connectionsMax: config['sip.connectionsMax'],
       connectionsPerSourceMax: config['sip.connectionsPerSourceMax'],
       strangersPerSecond: config['sip.strangersPerSecondMax'],
     },
+    session: {
+      ringTimeoutMs: config['sip.ringTimeoutMs'],
+      decisionTimeoutMs: DEFAULT_CALL_OPTIONS.setupMsMax,
+    },
     bounds: {
+      sessionsMax: config['call.liveMax'] * 2,
       clientTransactionsMax: config['sip.transactionsMax'],
       serverTransactionsMax: config['sip.transactionsMax'],
     },
   });
-  return { endpoint, resolver };
+  return { endpoint, resolver, egress };
 }
 
-export function createEngine({ config, clock, log, metrics }: Base): MediaEngine {
+export function createEngine(
+  { config, clock, log, metrics }: Base,
+  health: NodeHealth,
+): MediaEngine {
   const address = config['media.address'];
   const supervisor = new Supervisor({
     clock,
@@ -142,6 +200,7 @@ export function createEngine({ config, clock, log, metrics }: Base): MediaEngine
       quarantineMs: config['media.quarantineMs'],
     },
   });
+  health.workers = () => supervisor.live.length;
   return new MediaEngine({
     clock,
     log,
@@ -153,7 +212,7 @@ export function createEngine({ config, clock, log, metrics }: Base): MediaEngine
 }
 
 /** Dialled SIP URIs may lead to the public net, to what is allowed, and to our own loopback. */
-export function dialGuard(config: Config): AddressGuard {
+function dialGuard(config: Config): AddressGuard {
   const isLocal = listenSpecs(config).every(
     ({ address }) => classifyAddress(address) === 'loopback',
   );
