@@ -144,7 +144,10 @@ export function createEndpoint(
   routes: StoreRouteTable,
 ): { endpoint: Endpoint; resolver: Resolver; egress: Egress } {
   const { config, clock, log, metrics } = base;
-  const resolver = new Resolver({ clock });
+  const resolver = new Resolver({
+    clock,
+    ...(isLoopbackOnly(config) ? { lookup: loopbackLookup } : {}),
+  });
   const egress = new Egress({
     guard: dialGuard(config),
     isKnown: (address) => routes.isKnown(address) || routes.isGateway(address),
@@ -211,11 +214,17 @@ export function createEngine(
   });
 }
 
+function isLoopbackOnly(config: Config): boolean {
+  return listenSpecs(config).every(({ address }) => classifyAddress(address) === 'loopback');
+}
+
+/** From loopback nothing else can be reached, so no name is asked of the network. */
+function loopbackLookup(host: string): Promise<readonly string[]> {
+  return Promise.resolve(/^localhost\.?$/i.test(host) ? ['127.0.0.1', '::1'] : []);
+}
+
 /** Dialled SIP URIs may lead to the public net, to what is allowed, and to our own loopback. */
 function dialGuard(config: Config): AddressGuard {
-  const isLocal = listenSpecs(config).every(
-    ({ address }) => classifyAddress(address) === 'loopback',
-  );
-  const loopback = isLocal ? ['127.0.0.0/8', '::1/128'] : [];
+  const loopback = isLoopbackOnly(config) ? ['127.0.0.0/8', '::1/128'] : [];
   return new AddressGuard({ allow: [...config['sip.allow'], ...loopback] });
 }
