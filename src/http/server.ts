@@ -134,10 +134,12 @@ export class HttpServer {
       const told = httpError(error, options);
       if (told.row.http >= 500) {
         const path = request.routeOptions.url ?? '';
-        o.log.error(
-          { code: told.code, path, problem: error.stack ?? error.message },
-          'request failed',
-        );
+        // A refusal of ours (draining, overloaded) is no fault of the code: no stack, no alarm.
+        if (told.row.http === 503) o.log.warn({ code: told.code, path }, 'request refused');
+        else {
+          const problem = error.stack ?? error.message;
+          o.log.error({ code: told.code, path, problem }, 'request failed');
+        }
       }
       return sendError(reply, told);
     });
