@@ -192,6 +192,24 @@ t.test('a request whose answer does not come ends in time, or when the bus close
   await turn();
   await bus.close();
   await t.rejects(cut, { code: 'BUS_NO_RESPONDER' });
+  const after = bus.request(service('never'), { n: 1 }, { timeoutMs: 5 });
+  await t.rejects(after, { code: 'BUS_NO_RESPONDER' }, 'nor is one kept that comes after');
+});
+
+t.test('a request that is answered at once costs no timer', async (t) => {
+  let timers = 0;
+  const clock: Clock = {
+    ...realClock,
+    timer: (delayMs, fn) => {
+      timers += 1;
+      return realClock.timer(delayMs, fn);
+    },
+  };
+  const bus = new LocalBus({ ...DEFAULT_LOCAL_BUS, clock, onError: () => undefined });
+  bus.respond(service('now'), ({ n }) => ({ n: n + 1 }));
+
+  t.same(await bus.request(service('now'), { n: 1 }, { timeoutMs: 5 }), { n: 2 });
+  t.equal(timers, 0);
 });
 
 t.test('subject patterns', async (t) => {

@@ -6,10 +6,12 @@ import t, { type Test } from 'tap';
 import { DEFAULT_LOCAL_BUS, LocalBus } from '../src/bus/bus.ts';
 import { BoundedAdmission, DEFAULT_ADMISSION } from '../src/call/admission.ts';
 import { Call, type CallDeps, DEFAULT_CALL_OPTIONS, newCallRecord } from '../src/call/call.ts';
+import { Deadline } from '../src/call/deadline.ts';
 import { DEFAULT_JOURNAL, FileJournal, noJournal } from '../src/call/journal.ts';
 import { callSubject, type LegCommand, type LegFact, legSubject } from '../src/call/leg.ts';
 import { LegOutbox } from '../src/call/leg-outbox.ts';
 import { partyOf } from '../src/call/leg-signal.ts';
+import { Recent } from '../src/call/recent.ts';
 import {
   fromUriOf,
   gatewayUri,
@@ -412,4 +414,70 @@ t.test('two legs that were parted can be joined again under the same id', async 
   outbox.emit({ kind: 'bridged', peerLegId: 'x' }, 'b');
   t.equal(outbox.takes({ id: 'b.end', kind: 'unbridge' }), true);
   call.fail('LEG_LOST');
+});
+
+/** Time that moves when told, and how many timers were begun in it. */
+function handClock(): { clock: Clock; pass(ms: number): void; begun(): number } {
+  const timers = new Map<number, { atMs: number; fn: () => void }>();
+  let nowMs = 0;
+  let no = 0;
+  const clock: Clock = {
+    ...realClock,
+    monotonicMs: () => nowMs,
+    timer: (delayMs, fn) => {
+      no += 1;
+      const mine = no;
+      timers.set(mine, { atMs: nowMs + delayMs, fn });
+      return { cancel: () => void timers.delete(mine) };
+    },
+  };
+  const pass = (ms: number): void => {
+    const untilMs = nowMs + ms;
+    for (;;) {
+      const due = [...timers].filter(([, { atMs }]) => atMs <= untilMs);
+      const [first] = due.sort(([, a], [, b]) => a.atMs - b.atMs);
+      if (first === undefined) break;
+      timers.delete(first[0]);
+      nowMs = first[1].atMs;
+      first[1].fn();
+    }
+    nowMs = untilMs;
+  };
+  return { clock, pass, begun: () => no };
+}
+
+t.test('a deadline that moves is kept where it was moved to, once', async (t) => {
+  const { clock, pass, begun } = handClock();
+  const due: string[] = [];
+  const deadline = new Deadline<string>(clock, (kind) => due.push(kind));
+
+  deadline.set(100, 'setup');
+  pass(50);
+  deadline.set(1_000, 'later');
+  t.equal(begun(), 1, 'moved later: the timer that runs will do');
+  pass(999);
+  t.same(due, [], 'not at the former time, nor a moment too soon');
+  pass(1);
+  t.same(due, ['later']);
+  deadline.set(1_000, 'limit');
+  deadline.set(10, 'end');
+  pass(10);
+  t.same(due, ['later', 'end'], 'moved earlier');
+  pass(10_000);
+  t.same(due, ['later', 'end'], 'what it took the place of never comes');
+  deadline.set(10, 'cancelled');
+  deadline.cancel();
+  pass(10_000);
+  t.same(due, ['later', 'end']);
+});
+
+t.test('of ended calls the latest are remembered', async (t) => {
+  const recent = new Recent<string, number>({ max: 3 });
+  for (let n = 1; n <= 5; n += 1) {
+    recent.add(`call ${n}`, n);
+    recent.get('call 1');
+  }
+
+  const found = [1, 2, 3, 4, 5].map((n) => recent.get(`call ${n}`));
+  t.same(found, [undefined, undefined, 3, 4, 5], 'asking for one keeps it no longer');
 });

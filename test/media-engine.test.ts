@@ -464,6 +464,75 @@ t.test('what the peer says is recorded and its keys are told', { skip }, async (
   t.equal(stats.wrongSource, 0);
 });
 
+// --- Spare ports ----------------------------------------------------------------------------------
+
+/** So many that some can be spared. */
+const manyPorts = () => ({ portMin: nextPorts, portMax: nextPorts + 127 });
+
+/** A first port is asked for; while it is made others get ready. */
+async function startWithSpares(t: Test, options: Partial<SupervisorOptions> = {}) {
+  const plane = await startPlane(t, { ...manyPorts(), ...options });
+  const first = await plane.engine.createPort({ rtcpMux: true });
+  // Answers come in order: when this one is here, the spares are too.
+  await delay(DEFAULT_CONTROL_LIMITS.patienceMs * 2);
+  await first.stats();
+  return { ...plane, first };
+}
+
+t.test('a call has its port at once even while its worker is busy', { skip }, async (t) => {
+  const { engine, first } = await startWithSpares(t);
+  const peer = await RtpPeer.open();
+  t.teardown(() => peer.close());
+
+  process.kill(first.worker.pid, 'SIGSTOP');
+  const settings = settingsFor(peer.port);
+  const port = await engine.createPort({ rtcpMux: true, near: first.ref, settings });
+  t.not(port.rtpPort, first.rtpPort);
+  t.same(port.toRecord().settings, settings);
+  process.kill(first.worker.pid, 'SIGCONT');
+  const tone = { kind: 'tone', hz: [425], onMs: 200, offMs: 0, levelDb: -12, count: 1 } as const;
+  await port.play({ playId: 'x', source: tone, loop: 1 });
+  await once(port, 'playDone');
+
+  t.ok(peer.packets.length > 5, 'it has the settings it was asked for with');
+  t.same(new Set(peer.packets.map(({ ssrc }) => ssrc)), new Set([port.toRecord().ssrc]));
+  t.equal(engine.size, 2, 'spare ports are not in use');
+});
+
+t.test('a spare port that cannot have its settings is told lost', { skip }, async (t) => {
+  const { engine } = await startWithSpares(t);
+
+  const port = await engine.createPort({ rtcpMux: true, settings: settingsFor(9, { codec: 99 }) });
+  await once(port, 'lost');
+
+  t.equal(engine.size, 1);
+});
+
+t.test('spare ports leave a small range to calls of every kind', { skip }, async (t) => {
+  const { engine } = await startWithSpares(t, { portMin: nextPorts, portMax: nextPorts + 3 });
+
+  t.ok(await engine.createPort({ rtcpMux: false }), 'the last port is no spare of another kind');
+  t.equal(await codeOf(engine.createPort({ rtcpMux: true })), 'PORTS_EXHAUSTED');
+});
+
+t.test('a new gateway keeps its own spare ports in a worker it took over', { skip }, async (t) => {
+  const dataDir = shortDir(t);
+  const options = { outlive: true, ...manyPorts() };
+  const first = makePlane(dataDir, options);
+  await first.engine.start();
+  const left = await first.engine.createPort({ rtcpMux: true });
+  await first.engine.close({ leaveWorkers: true });
+  const second = makePlane(dataDir, options);
+  t.teardown(() => second.engine.close());
+  await second.engine.start();
+  const port = await second.engine.createPort({ rtcpMux: true });
+
+  t.equal(port.worker.pid, left.worker.pid, 'the same worker');
+  t.equal(await second.engine.closeUnclaimed(), 1, 'the port of a call, and no spare one');
+  const next = await second.engine.createPort({ rtcpMux: true });
+  t.ok(await next.stats(), 'a spare port is still there');
+});
+
 t.test('two bridged ports hear each other, and no more when let go', { skip }, async (t) => {
   const { engine } = await startPlane(t, { workers: 2 });
   const a = await openLeg(t, engine);

@@ -14,6 +14,7 @@ import {
   makeOffer,
   offeredFamily,
 } from '../src/sdp/offer-answer.ts';
+import { readOffered } from '../src/sdp/offered.ts';
 import { parseSdp } from '../src/sdp/sdp.ts';
 import { findSdp } from '../src/sip/multipart.ts';
 import { parseMessage } from '../src/sip/parser.ts';
@@ -400,6 +401,32 @@ t.test('a re-offer keeps codec, payload types and m= lines', async (t) => {
   t.equal(answer(reordered, { previous: media }).media.codec, 'opus');
   const gone = description(['m=audio 40000 RTP/AVP 0']);
   t.equal(answer(gone, { previous: media }).media.codec, 'PCMU');
+});
+
+t.test('our offer is read back as its peer reads it', async (t) => {
+  const video = description(['m=video 50000 RTP/AVP 97', 'm=audio 40000 RTP/AVP 0']);
+  const offers = [
+    makeOffer({ ...BASE, codecs: ALL }).sdp,
+    makeOffer({ ...BASE, codecs: ['PCMA'], direction: 'inactive', rtcpMux: true }).sdp,
+    makeOffer({ ...BASE, codecs: ['opus'], previousSdp: video, direction: 'recvonly' }).sdp,
+    makeOffer({
+      ...BASE,
+      codecs: ['G722'],
+      local: { address: '2001:db8::20', family: 6, port: 30_000 },
+    }).sdp,
+  ];
+  for (const sdp of offers) {
+    const read = parseSdp(sdp);
+    const index = read.media.findIndex(({ port }) => port !== 0);
+    const media = read.media[index];
+    t.same(readOffered(sdp), {
+      index,
+      family: media?.connection?.family,
+      formats: media?.codecs.map((format) => ({ ...format, fmtp: '' })),
+      direction: media?.direction,
+      rtcpMux: media?.rtcpMux,
+    });
+  }
 });
 
 t.test('an answer repeats the offer time and reads back as it was meant', async (t) => {

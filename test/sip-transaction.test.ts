@@ -571,6 +571,20 @@ t.test('table', async (t) => {
     t.notOk(table.isMerged(received('INVITE', { branch: 'z9hG4bKtwo' })));
   });
 
+  t.test('an answered request is repeated to, but no longer kept', async (t) => {
+    const { outbox, table } = setupTable();
+    const bye = received('BYE');
+    const transaction = table.accept(bye, SOURCE, null);
+
+    t.equal(transaction?.request, bye);
+    transaction?.respond(responseTo(bye, 200));
+
+    t.throws(() => transaction?.request, { code: 'INTERNAL' });
+    t.ok(table.absorb(bye));
+    t.equal(outbox.sent.length, 2);
+    t.equal(outbox.sent[0], outbox.sent[1]);
+  });
+
   t.test('CANCEL finds its INVITE by branch, and only from the same source', async (t) => {
     const { table } = setupTable();
     const transaction = table.accept(received('INVITE'), SOURCE, null);

@@ -35,11 +35,13 @@ import type {
 } from '../src/store/store.ts';
 import { DEFAULT_WRITER, Writer, type WriterOptions } from '../src/store/writer.ts';
 
-/** A clock whose timers fire when told. */
-function handClock(): { clock: Clock; fire(): number } {
+/** A clock whose timers fire when told, after `passMs` of its monotonic time. */
+function handClock(): { clock: Clock; fire(passMs?: number): number } {
   const due = new Set<() => void>();
+  let nowMs = 0;
   const clock: Clock = {
     ...realClock,
+    monotonicMs: () => nowMs,
     timer(_delayMs, fn) {
       due.add(fn);
       return { cancel: () => due.delete(fn) };
@@ -47,7 +49,8 @@ function handClock(): { clock: Clock; fire(): number } {
   };
   return {
     clock,
-    fire() {
+    fire(passMs = 0) {
+      nowMs += passMs;
       const now = [...due];
       due.clear();
       for (const fn of now) fn();
@@ -361,6 +364,24 @@ t.test('traces of an older database are one row each, as they were', async (t) =
   ]);
 });
 
+t.test('a trace of before traces were lists is read as it was', async (t) => {
+  const path = join(mkdtempSync(join(tmpdir(), 'tandem-store-')), 'tandem.db');
+  const { store, ac } = await storeWithAccount({ path });
+  t.teardown(() => store.close());
+  const events = [1, 2].map((seq) => {
+    return { seq, atMs: seq, kind: 'sip', data: { text: `<- ${seq}`, detail: '' } };
+  });
+  const callSid = newSid('CA', realClock);
+  const connection = new Sqlite(path);
+  const insert = connection.prepare('insert into call_traces values (?, ?, ?)');
+  insert.run(callSid, ac, JSON.stringify(events));
+  connection.close();
+
+  t.strictSame(await store.callTraces.list(ac, callSid), events);
+  store.callTraces.put({ callSid, accountSid: ac, events });
+  t.strictSame(await store.callTraces.list(ac, callSid), events, 'and as it is written now');
+});
+
 t.test('a migration that fails leaves the version before it, whole', async (t) => {
   const db = new Kysely<SqlSchema>({
     dialect: new SqliteDialect({ database: new Sqlite(':memory:') }),
@@ -493,6 +514,49 @@ t.test('removing and pruning calls takes their trace along, and spares live ones
   t.strictSame(await store.callTraces.list(ac, gone.sid), []);
   t.strictSame(await store.callTraces.list(ac, old.sid), []);
   t.equal((await store.callTraces.list(ac, young.sid)).length, 3);
+});
+
+t.test('pruning takes the old calls of every account, as many as it may', async (t) => {
+  const { store, ac } = await storeWithAccount();
+  t.teardown(() => store.close());
+  const other = account();
+  await store.accounts.save(other);
+  for (const sid of [ac, other.sid]) {
+    for (let i = 0; i < 3; i += 1) store.calls.put(call(sid, { dateCreatedMs: i }));
+  }
+
+  t.equal(await store.pruneCalls(2, 3), 3);
+  t.equal(await store.pruneCalls(2, 3), 1);
+  t.equal(await store.pruneCalls(2, 3), 0);
+  t.equal((await store.calls.all(9)).length, 2);
+});
+
+t.test('a live call is not written before its end, unless it lasts or is asked for', async (t) => {
+  const { clock, fire } = handClock();
+  const metrics = new Metrics();
+  const options = { path: ':memory:', busyTimeoutMs: 20 };
+  const store = await openSqlite({ options, clock, log: silentLog, metrics });
+  t.teardown(() => store.close());
+  const { sid: ac } = account();
+  await store.accounts.save(account(ac));
+  const written = async (): Promise<string> =>
+    /rows_written_total (\d+)/.exec(await metrics.text())?.[1] ?? '';
+  const live = call(ac, { status: 'ringing', endMs: null });
+
+  store.calls.put(live);
+  fire(DEFAULT_STORE.flushIntervalMs);
+  await new Promise(setImmediate);
+  t.equal(await written(), '0', 'it will change again');
+  t.strictSame(await store.calls.get(ac, live.sid), live);
+  store.calls.put({ ...live, status: 'completed', endMs: 5 });
+  fire();
+  await new Promise(setImmediate);
+  t.equal(await written(), '1');
+
+  const listed = call(ac, { status: 'ringing', endMs: null });
+  store.calls.put(listed);
+  t.equal((await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 })).length, 2);
+  t.equal(await written(), '2');
 });
 
 t.test('a call of ten states and forty trace lines is two rows', async (t) => {
@@ -693,6 +757,45 @@ t.test('the writer gathers rows and writes them in the order of their first put'
   t.strictSame(batches.written, [['a2', 'b1', 'c1'], ['d1']]);
 });
 
+t.test('a row that will change again is held back, in its order, for so long', async (t) => {
+  const { writer, batches, fire } = writerOver({ holdMs: 1_000, flushIntervalMs: 10 });
+
+  writer.hold('a', 'a1');
+  writer.hold('b', 'b1');
+  fire(500);
+  writer.hold('a', 'a2');
+  writer.hold('c', 'c1');
+  writer.put('b', 'b2');
+  fire();
+  await new Promise(setImmediate);
+  t.strictSame(batches.written, [['b2']], 'a row that is put is written with the next batch');
+  t.equal(writer.pending('a'), 'a2');
+  t.equal(writer.depth, 2);
+  fire(500);
+  fire();
+  await new Promise(setImmediate);
+  t.strictSame(batches.written, [['b2'], ['a2']], 'held from its first word on');
+  await writer.flush();
+  t.strictSame(batches.written, [['b2'], ['a2'], ['c1']], 'who asks for a flush waits for all');
+  t.equal(writer.depth, 0);
+});
+
+t.test('what is held never comes after what was put later', async (t) => {
+  const { writer, batches, fire } = writerOver({ holdMs: 1_000 });
+  batches.failing = true;
+  writer.put('a', 'a1');
+  const flushed = writer.flush();
+  writer.hold('a', 'a2');
+  await t.rejects(flushed, { code: 'STORE_FAILED' });
+  t.equal(writer.pending('a'), 'a2');
+  writer.put('a', 'a3');
+  batches.failing = false;
+  fire(2_000);
+  await writer.flush();
+
+  t.strictSame(batches.written, [['a3']]);
+});
+
 t.test('after a failed batch nothing is lost, doubled or reordered', async (t) => {
   const { writer, batches, fire } = writerOver({ batchRowsMax: 2 });
   batches.failing = true;
@@ -714,7 +817,9 @@ t.test('after a failed batch nothing is lost, doubled or reordered', async (t) =
 t.test('the queue is bounded: what is over is dropped, counted and does not throw', async (t) => {
   const { writer, batches, metrics } = writerOver({ queueRowsMax: 2 });
 
-  for (const key of ['a', 'b', 'c', 'd']) writer.put(key, key);
+  writer.hold('a', 'a0');
+  for (const key of ['a', 'b', 'c']) writer.put(key, key);
+  writer.hold('d', 'd');
   writer.put('b', 'b2');
   await writer.flush();
 

@@ -77,6 +77,8 @@ export const DEFAULT_LOCAL_BUS: Omit<LocalBusOptions, 'clock' | 'onError'> = {
 
 interface Reply {
   settle(answer: object | null, error: GatewayError | null): void;
+  /** The request was handed over; what was answered at once needs no timer. */
+  startTimer(): void;
 }
 
 interface Envelope {
@@ -172,13 +174,15 @@ export class LocalBus implements Bus {
     if (this.#pending.size >= this.#options.requestsMax) {
       return Promise.reject(new GatewayError('QUEUE_FULL', { depth: this.#pending.size }));
     }
+    if (this.#isClosed) {
+      return Promise.reject(new GatewayError('BUS_NO_RESPONDER', { subject: service }));
+    }
     const pending = new PendingRequest({
       clock: this.#options.clock,
       subject: service,
       timeoutMs: options.timeoutMs,
-      onDone: (done) => this.#pending.delete(done),
+      pending: this.#pending,
     });
-    this.#pending.add(pending);
     try {
       this.#enqueue({ subject: service, message: this.#copy(message), reply: pending });
     } catch (thrown) {
@@ -255,6 +259,7 @@ export class LocalBus implements Bus {
       this.#head += 1;
       left -= 1;
       this.#deliver(envelope);
+      envelope.reply?.startTimer();
     }
     this.#isDraining = false;
     if (this.#head === this.#queue.length) {
@@ -330,39 +335,45 @@ export class LocalBus implements Bus {
 }
 
 class PendingRequest implements Reply {
-  readonly promise: Promise<object>;
   readonly subject: string;
-  readonly #timer: Timer;
-  readonly #onDone: (done: PendingRequest) => void;
-  #resolve: (answer: object) => void = () => undefined;
-  #reject: (error: GatewayError) => void = () => undefined;
-  #isDone = false;
+  readonly #clock: Clock;
+  readonly #timeoutMs: number;
+  readonly #pending: Set<PendingRequest>;
+  readonly #outcome = Promise.withResolvers<object>();
+  #timer: Timer | null = null;
 
   constructor(options: {
     clock: Clock;
     subject: string;
     timeoutMs: number;
-    onDone: (done: PendingRequest) => void;
+    /** All that wait; it leaves them when it is settled. */
+    pending: Set<PendingRequest>;
   }) {
-    const { subject, timeoutMs } = options;
-    this.subject = subject;
-    this.#onDone = options.onDone;
-    this.promise = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    this.#timer = options.clock.timer(timeoutMs, () =>
+    this.#clock = options.clock;
+    this.subject = options.subject;
+    this.#timeoutMs = options.timeoutMs;
+    this.#pending = options.pending;
+    this.#pending.add(this);
+  }
+
+  get promise(): Promise<object> {
+    return this.#outcome.promise;
+  }
+
+  startTimer(): void {
+    if (!this.#pending.has(this)) return;
+    const { subject } = this;
+    const timeoutMs = this.#timeoutMs;
+    this.#timer = this.#clock.timer(timeoutMs, () =>
       this.settle(null, new GatewayError('BUS_TIMEOUT', { subject, timeoutMs })),
     );
   }
 
   settle(answer: object | null, error: GatewayError | null): void {
-    if (this.#isDone) return;
-    this.#isDone = true;
-    this.#timer.cancel();
-    this.#onDone(this);
-    if (error !== null) this.#reject(error);
-    else this.#resolve(answer ?? {});
+    if (!this.#pending.delete(this)) return;
+    this.#timer?.cancel();
+    if (error !== null) this.#outcome.reject(error);
+    else this.#outcome.resolve(answer ?? {});
   }
 }
 

@@ -9,7 +9,7 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Bus, Subscription } from '../bus/bus.ts';
-import type { Clock, Timer } from '../core/clock.ts';
+import type { Clock } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { CallSid, TrunkSid } from '../core/sid.ts';
@@ -22,6 +22,7 @@ import {
   FINAL_STATUSES,
   finalStatus,
 } from './call-record.ts';
+import { Deadline } from './deadline.ts';
 import type { Journal } from './journal.ts';
 import {
   callSubject,
@@ -100,10 +101,11 @@ export class Call extends EventEmitter<CallEvents> {
   readonly sid: CallSid;
   readonly #deps: CallDeps;
   readonly #record: Writable<CallRecord>;
+  #isLive: boolean;
   readonly #legSubject: ReturnType<typeof legSubject>;
   readonly #journalKey: string;
   #subscription: Subscription | null = null;
-  #deadline: Timer | null = null;
+  readonly #deadline: Deadline<'setup' | 'limit' | 'end'>;
   /** Names this object among those that are built for one call: their command ids must differ. */
   readonly #life: string;
   #commandNo = 0;
@@ -116,17 +118,19 @@ export class Call extends EventEmitter<CallEvents> {
   private constructor(record: CallRecord, deps: CallDeps) {
     super();
     this.sid = record.sid;
-    this.#record = { ...record };
+    this.#record = record;
+    this.#isLive = !FINAL_STATUSES.has(record.status);
     this.#deps = deps;
     this.#legSubject = legSubject(record.legId);
     this.#journalKey = `call.${record.sid}`;
     this.#ackSeq = record.legSeq;
     this.#ackDueSeq = record.legSeq + ACK_EVENTS;
     this.#life = deps.clock.randomHex(3);
+    this.#deadline = new Deadline(deps.clock, (kind) => this.#onDeadline(kind));
     this.setMaxListeners(LISTENERS_MAX);
   }
 
-  /** A new call; it hears its leg from the first event on. */
+  /** A new call, whose `record` is its own from now on; it hears its leg from the first event. */
   static create(record: CallRecord, deps: CallDeps): Call {
     const call = new Call(record, deps);
     call.#listen();
@@ -148,7 +152,7 @@ export class Call extends EventEmitter<CallEvents> {
   }
 
   get isLive(): boolean {
-    return !FINAL_STATUSES.has(this.#record.status);
+    return this.#isLive;
   }
 
   /** Plain data for the journal. */
@@ -180,7 +184,7 @@ export class Call extends EventEmitter<CallEvents> {
   hangup(code: ErrorCode = 'CALL_COMPLETED', reason?: string): void {
     if (!this.isLive || this.#record.endingCode !== null) return;
     this.#record.endingCode = code;
-    this.#setDeadline(this.#deps.options.endMsMax, 'end');
+    this.#deadline.set(this.#deps.options.endMsMax, 'end');
     this.act(reason === undefined ? { kind: 'hangup', code } : { kind: 'hangup', code, reason });
     this.#changed();
   }
@@ -265,8 +269,7 @@ export class Call extends EventEmitter<CallEvents> {
   detach(): void {
     this.#subscription?.close();
     this.#subscription = null;
-    this.#deadline?.cancel();
-    this.#deadline = null;
+    this.#deadline.cancel();
   }
 
   #listen(): void {
@@ -277,9 +280,9 @@ export class Call extends EventEmitter<CallEvents> {
     const { endingCode, direction, legSeq } = this.#record;
     // An inbound leg speaks at once; one that does not was never made.
     const isUnheard = direction === 'inbound' && legSeq === 0;
-    if (endingCode !== null || isUnheard) this.#setDeadline(this.#deps.options.endMsMax, 'end');
+    if (endingCode !== null || isUnheard) this.#deadline.set(this.#deps.options.endMsMax, 'end');
     else if (this.#record.status === 'in-progress') this.#startTimeLimit();
-    else this.#setDeadline(this.#deps.options.setupMsMax, 'setup');
+    else this.#deadline.set(this.#deps.options.setupMsMax, 'setup');
   }
 
   #onEvent(event: LegEvent): void {
@@ -318,7 +321,7 @@ export class Call extends EventEmitter<CallEvents> {
     const record = this.#record;
     switch (event.kind) {
       case 'offered':
-        if (record.endingCode === null) this.#setDeadline(this.#deps.options.setupMsMax, 'setup');
+        if (record.endingCode === null) this.#deadline.set(this.#deps.options.setupMsMax, 'setup');
         break;
       case 'ringing':
         record.ringingAtMs ??= event.atMs;
@@ -407,6 +410,7 @@ export class Call extends EventEmitter<CallEvents> {
   /** `event`: the leg event that comes with it and is told first. */
   #setStatus(status: CallStatus, event: LegEvent | null = null): void {
     this.#record.status = status;
+    this.#isLive = !FINAL_STATUSES.has(status);
     this.#record.statusNo += 1;
     this.#deps.log.debug({ callSid: this.sid, status }, 'call status');
     if (event !== null) this.#guard(() => this.emit('leg', event));
@@ -418,12 +422,7 @@ export class Call extends EventEmitter<CallEvents> {
     const record = this.#record;
     const limitMs = record.timeLimitMs ?? this.#deps.options.durationMsMax;
     const ageMs = this.#deps.clock.nowMs() - (record.answeredAtMs ?? this.#deps.clock.nowMs());
-    this.#setDeadline(Math.max(0, limitMs - ageMs), 'limit');
-  }
-
-  #setDeadline(delayMs: number, kind: 'setup' | 'limit' | 'end'): void {
-    this.#deadline?.cancel();
-    this.#deadline = this.#deps.clock.timer(delayMs, () => this.#onDeadline(kind));
+    this.#deadline.set(Math.max(0, limitMs - ageMs), 'limit');
   }
 
   #onDeadline(kind: 'setup' | 'limit' | 'end'): void {

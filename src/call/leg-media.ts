@@ -4,7 +4,6 @@
  * to answer again later: the origin's id and version, and what was agreed last. Not signaling: when
  * a description is sent, and in which message, is `sip-leg.ts`.
  */
-import { isIPv6 } from 'node:net';
 import type { Clock } from '../core/clock.ts';
 import { CODECS, type CodecName } from '../core/codec.ts';
 import { GatewayError } from '../core/errors.ts';
@@ -403,7 +402,8 @@ interface WantedPort {
 }
 
 function familyOf(address: string): 4 | 6 {
-  return isIPv6(address) ? 6 : 4;
+  // Addresses only, never names: a colon is enough to tell.
+  return address.includes(':') ? 6 : 4;
 }
 
 function hasAddress(family: 4 | 6, main: string, policy: LegMediaPolicy): boolean {

@@ -17,6 +17,7 @@ export class LegQueue {
   readonly #depthMax: number;
   #waiting: Waiting[] = [];
   #isBusy = false;
+  readonly #onDone = (): void => this.#next();
 
   constructor(options: { depthMax: number }) {
     this.#depthMax = options.depthMax;
@@ -44,7 +45,13 @@ export class LegQueue {
     try {
       const result = work();
       if (result !== undefined) {
-        result.catch(onFailed).finally(() => this.#next());
+        result.then(this.#onDone, (thrown: unknown) => {
+          try {
+            onFailed(thrown);
+          } finally {
+            this.#next();
+          }
+        });
         return false;
       }
     } catch (thrown) {

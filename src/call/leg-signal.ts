@@ -8,19 +8,22 @@ import { type HeaderField, parseNameAddr, parseUri, type SipMessage } from '../s
 import type { SessionEnd } from '../sip/session.ts';
 import type { SipHeaders } from './leg.ts';
 
-/** Beside X-…: fields that applications are known to read. Lower case. */
-const TOLD: ReadonlySet<string> = new Set([
-  'user-to-user',
-  'remote-party-id',
-  'p-asserted-identity',
-  'p-preferred-identity',
-  'p-called-party-id',
-  'diversion',
-  'history-info',
-  'identity',
-  'reason',
-  'warning',
-]);
+/** X-… and the fields that applications are known to read. */
+const TOLD = new RegExp(
+  `^(?:x-.*|${[
+    'user-to-user',
+    'remote-party-id',
+    'p-asserted-identity',
+    'p-preferred-identity',
+    'p-called-party-id',
+    'diversion',
+    'history-info',
+    'identity',
+    'reason',
+    'warning',
+  ].join('|')})$`,
+  'is',
+);
 
 /** The fields an application may see, bounded in number and length; the first of a name counts. */
 export function applicationHeaders(
@@ -28,12 +31,13 @@ export function applicationHeaders(
   limits: { readonly headersMax: number; readonly headerCharsMax: number },
 ): SipHeaders {
   const headers: Record<string, string> = {};
-  const seen = new Set<string>();
+  const seen: string[] = [];
   for (const [name, value] of fields) {
+    if (!TOLD.test(name)) continue;
     const lower = name.toLowerCase();
-    if (seen.has(lower) || !(lower.startsWith('x-') || TOLD.has(lower))) continue;
-    if (seen.size >= limits.headersMax) break;
-    seen.add(lower);
+    if (seen.includes(lower)) continue;
+    if (seen.length >= limits.headersMax) break;
+    seen.push(lower);
     headers[name] = value.slice(0, limits.headerCharsMax);
   }
   return headers;

@@ -144,6 +144,7 @@ export function orderGateways(
   gateways: readonly TrunkGateway[],
   random: () => number,
 ): TrunkGateway[] {
+  if (gateways.length < 2) return [...gateways];
   const rest = gateways.toSorted((a, b) => a.priority - b.priority);
   const ordered: TrunkGateway[] = [];
   while (rest.length > 0) {

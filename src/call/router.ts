@@ -34,6 +34,7 @@ import {
   ORDERS,
 } from './leg.ts';
 import { partyOf, unescapeUser } from './leg-signal.ts';
+import { Recent } from './recent.ts';
 import {
   type DialRequest,
   type DialTarget,
@@ -110,8 +111,7 @@ export class Router extends EventEmitter<RouterEvents> {
   readonly #callDeps: CallDeps;
   readonly #trusted: AddressSet;
   readonly #calls = new Map<CallSid, Call>();
-  /** In order of their end. */
-  readonly #ended = new Map<CallSid, CallRecord>();
+  readonly #ended: Recent<CallSid, CallRecord>;
   #offers: Subscription | null = null;
   #onEmpty: (() => void)[] = [];
   readonly #endedTotal;
@@ -122,6 +122,7 @@ export class Router extends EventEmitter<RouterEvents> {
     const { clock, log, bus, journal, trace, metrics } = deps;
     this.#callDeps = { clock, log, bus, journal, trace, options: deps.call };
     this.#trusted = new AddressSet(deps.options.trustedSources);
+    this.#ended = new Recent({ max: deps.options.endedCallsMax });
     metrics.gauge('tandem_calls_live', 'Calls that have not ended', () => this.#calls.size);
     this.#endedTotal = metrics.counter('tandem_calls_ended_total', 'Calls that ended', [
       'direction',
@@ -449,11 +450,7 @@ export class Router extends EventEmitter<RouterEvents> {
   #onEnded(call: Call): void {
     const { record } = call;
     this.#calls.delete(call.sid);
-    this.#ended.set(call.sid, record);
-    if (this.#ended.size > this.#deps.options.endedCallsMax) {
-      const oldest = this.#ended.keys().next().value;
-      if (oldest !== undefined) this.#ended.delete(oldest);
-    }
+    this.#ended.add(call.sid, record);
     this.#deps.admission.ended(record.accountSid);
     this.#deps.trace.end(call.sid);
     for (const sid of record.childSids) {

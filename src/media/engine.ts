@@ -13,6 +13,7 @@ import type { Metrics } from '../core/metrics.ts';
 import type { PortSettings } from './binding.ts';
 import { newSsrc, Port, type PortHost, type PortRecord, type PortRef } from './port.ts';
 import type { Attached, PortEventMessage } from './protocol.ts';
+import { type SpareKind, type SparePort, SparePorts } from './spares.ts';
 import { type LiveWorker, SLOTS_MAX, type Supervisor } from './supervisor.ts';
 
 export type { Port } from './port.ts';
@@ -26,6 +27,8 @@ export interface MediaEngineOptions {
   readonly restoreTimeoutMs: number;
   /** Worker deaths a port may live through: one that kills its worker again and again is lost. */
   readonly restoresMax: number;
+  /** Ports made ahead of need, of one kind in one worker; few where the worker has few. */
+  readonly sparePortsMax: number;
 }
 
 export const DEFAULT_MEDIA_ENGINE_OPTIONS: MediaEngineOptions = {
@@ -33,6 +36,7 @@ export const DEFAULT_MEDIA_ENGINE_OPTIONS: MediaEngineOptions = {
   closeTimeoutMs: 2_000,
   restoreTimeoutMs: 10_000,
   restoresMax: 3,
+  sparePortsMax: 16,
 };
 
 export interface PortRequest {
@@ -63,6 +67,7 @@ export class MediaEngine {
   /** Where the ports of a group are, and how many they are. */
   readonly #groups = new Map<string, { worker: LiveWorker; ports: number }>();
   readonly #host: PortHost;
+  readonly #spares: SparePorts;
 
   constructor(parts: {
     clock: Clock;
@@ -79,6 +84,10 @@ export class MediaEngine {
     this.#options = parts.options;
     this.#address = parts.address;
     this.#host = this.#makeHost(parts.metrics);
+    this.#spares = new SparePorts({
+      clock: parts.clock,
+      portsMax: parts.options.sparePortsMax,
+    });
     this.#supervisor.on('up', (worker) => this.#up(worker));
     this.#supervisor.on('down', (worker) => this.#down(worker));
     this.#supervisor.on('parked', (slot) => this.#parked(slot));
@@ -108,24 +117,22 @@ export class MediaEngine {
     if (load >= this.#options.portsPerWorkerMax) {
       throw new GatewayError('OVERLOADED', { limit: 'media.portsPerWorkerMax' });
     }
-    const address = request.address ?? this.#address;
-    const { rtcpMux } = request;
-    const ssrc = newSsrc(this.#clock);
-    const { settings } = request;
-    const wanted = { address, rtcpMux, ssrc, ...(settings === undefined ? {} : { settings }) };
-    this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 0) + 1);
+    const kind = { address: request.address ?? this.#address, rtcpMux: request.rtcpMux };
     this.#enter(group, worker);
     try {
-      const made = await worker.client.request('createPort', wanted);
-      const { rtpPort, rtcpPort } = made;
-      const ref = { worker: worker.id, handle: made.handle };
-      const plain = { ref, address, rtcpMux, rtpPort, rtcpPort, ssrc, group };
-      return this.#add(worker, { ...plain, settings: settings ?? null, peer: null });
+      const spare = this.#spares.take(worker, kind);
+      const made = spare ?? (await this.#make(worker, { ...kind, settings: request.settings }));
+      const { handle, rtpPort, rtcpPort, ssrc } = made;
+      const ref = { worker: worker.id, handle };
+      const settings = request.settings ?? null;
+      const record = { ref, ...kind, rtpPort, rtcpPort, ssrc, group, settings, peer: null };
+      const port = this.#add(worker, record);
+      if (spare !== null && settings !== null) this.#begin(port, settings);
+      this.#spares.refill(worker, kind);
+      return port;
     } catch (thrown) {
       this.#leave(group);
       throw thrown;
-    } finally {
-      this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 1) - 1);
     }
   }
 
@@ -163,10 +170,13 @@ export class MediaEngine {
   /** Closes what earlier gateways left in adopted workers and nobody took back. */
   async closeUnclaimed(): Promise<number> {
     let closed = 0;
-    for (const { id, client, isAdopted } of this.#supervisor.live) {
-      if (!isAdopted) continue;
+    for (const worker of this.#supervisor.live) {
+      if (!worker.isAdopted) continue;
+      const { id, client } = worker;
       const { ports } = await client.request('list', {});
-      const unclaimed = ports.filter((handle) => !this.#ports.has(key({ worker: id, handle })));
+      const unclaimed = ports.filter((handle) => {
+        return !this.#ports.has(key({ worker: id, handle })) && !this.#spares.has(worker, handle);
+      });
       closed += unclaimed.length;
       await Promise.all(unclaimed.map((port) => client.request('closePort', { port })));
     }
@@ -175,7 +185,11 @@ export class MediaEngine {
 
   /** `leaveWorkers`: ports go on without us, for the next gateway to adopt. Idempotent. */
   async close(options: { leaveWorkers: boolean } = { leaveWorkers: false }): Promise<void> {
-    if (!options.leaveWorkers) await Promise.all([...this.#live].map((port) => port.close()));
+    if (options.leaveWorkers) {
+      // The next gateway makes its own; a worker that is gone has none to give back.
+      const { live } = this.#supervisor;
+      await Promise.allSettled(live.map((worker) => this.#spares.giveBack(worker)));
+    } else await Promise.all([...this.#live].map((port) => port.close()));
     await this.#supervisor.close(options);
   }
 
@@ -202,6 +216,7 @@ export class MediaEngine {
   #down(worker: LiveWorker): void {
     for (const port of this.#live) if (port.worker.id === worker.id) port.workerDown();
     this.#asked.delete(worker.id);
+    this.#spares.forget(worker);
   }
 
   #parked(slot: number): void {
@@ -239,6 +254,32 @@ export class MediaEngine {
     const port = new Port({ host: this.#host, worker, record });
     this.#live.add(port);
     return port;
+  }
+
+  /** Asks the worker for one port, as there is no spare one. */
+  async #make(
+    worker: LiveWorker,
+    wanted: SpareKind & { readonly settings: PortSettings | undefined },
+  ): Promise<SparePort> {
+    const ssrc = newSsrc(this.#clock);
+    const { address, rtcpMux, settings } = wanted;
+    const args = { address, rtcpMux, ssrc, ...(settings === undefined ? {} : { settings }) };
+    this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 0) + 1);
+    try {
+      return { ...(await worker.client.request('createPort', args)), ssrc };
+    } finally {
+      this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 1) - 1);
+    }
+  }
+
+  /** Nobody waits for the first settings of a spare port: one that cannot have them is lost. */
+  #begin(port: Port, settings: PortSettings): void {
+    port.set(settings).catch(async (thrown) => {
+      if (port.state !== 'live') return;
+      this.#failed('set', asGatewayError(thrown));
+      await port.close();
+      port.emit('lost');
+    });
   }
 
   /** A bridge of the record: the end that is adopted second finds the first. */

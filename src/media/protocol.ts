@@ -16,7 +16,7 @@ import type {
 } from './binding.ts';
 
 /** Counted up when either end would misread the other; `hello` compares. */
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 
 /** What a port can be told to play. Plain data; travels through leg commands. */
 export type PlaySource =
@@ -110,6 +110,11 @@ export interface ControlVerbs {
       readonly settings?: PortSettings;
     },
     PortMade
+  >;
+  /** One for each SSRC, as far as there are free ones. */
+  createPorts: Exchange<
+    { readonly address: string; readonly rtcpMux: boolean; readonly ssrcs: readonly number[] },
+    { readonly ports: readonly (PortMade & { readonly ssrc: number })[] }
   >;
   setPort: Exchange<OnPort & { readonly settings: PortSettings }, Nothing>;
   /** `peer` 0 unbridges. */

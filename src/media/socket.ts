@@ -4,7 +4,8 @@
  * `{seq, events}` or `{seq, log}`. A call is about seven commands, so the path is short: requests
  * are pipelined, answers come in order, and all that is written in one turn of the event loop
  * leaves in one system call. Waking the other process costs more than all the rest, so verbs that
- * nobody's signaling waits for leave with the next one that is urgent, or a few ms later.
+ * nobody's signaling waits for leave with the next one that is urgent, or a few ms later, and what
+ * came together is answered together.
  *
  * Not for strangers: the socket lies in a folder only our user can enter, both ends are the same
  * version of this file (`hello` checks), so frames are checked for shape, size and sequence, and
@@ -32,7 +33,7 @@ export interface ControlLimits {
   readonly requestTimeoutMs: number;
   /** Bytes that may wait for a peer that does not read. */
   readonly bufferedBytesMax: number;
-  /** How long a frame that is not urgent may wait for company; well below one packet of audio. */
+  /** How long a command that is not urgent may wait for company: half a packet of audio. */
   readonly patienceMs: number;
 }
 
@@ -41,12 +42,17 @@ export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
   pendingMax: 8_192,
   requestTimeoutMs: 3_000,
   bufferedBytesMax: 8_388_608,
-  patienceMs: 5,
+  patienceMs: 10,
 };
 
 /** Nothing that a caller waits for hangs on these; their effect is audio, counted in 20 ms. */
-const PATIENT: ReadonlySet<ControlVerb> = new Set(['ping', 'setPort', 'connect', 'closePort']);
-const PATIENT_ANSWERS: ReadonlySet<ControlVerb> = new Set(['setPort', 'connect']);
+const PATIENT: ReadonlySet<ControlVerb> = new Set([
+  'ping',
+  'createPorts',
+  'setPort',
+  'connect',
+  'closePort',
+]);
 
 /** Events of one frame; the largest event (a long id) is well below 256 bytes. */
 const EVENTS_PER_FRAME = 128;
@@ -446,7 +452,7 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
       const { code, details } = asGatewayError(thrown);
       reply = { id: frame.id, error: { code, details } };
     }
-    frames.send(JSON.stringify(reply), PATIENT_ANSWERS.has(frame.verb));
+    frames.send(JSON.stringify(reply));
     if (frame.verb !== 'hello') return;
     if (reply.error !== undefined) {
       frames.end();

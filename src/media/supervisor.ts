@@ -109,6 +109,8 @@ export interface LiveWorker {
   readonly id: number;
   readonly pid: number;
   readonly client: ControlClient;
+  /** How many its share of the port range is good for. */
+  readonly portsMax: number;
   /** Left behind by an earlier gateway, with its ports. */
   readonly isAdopted: boolean;
 }
@@ -315,14 +317,15 @@ class Slot {
 
   /** `hello`: the worker loads the addon on the first one, so this is also where that fails. */
   async #greet(launched: Launched): Promise<void> {
-    const { options, index, supervisor, log } = this.#parts;
+    const { options, index, supervisor, log, portMin, portMax } = this.#parts;
     const { client } = launched;
     const hello = await client.request('hello', { protocol: PROTOCOL, outlive: options.outlive });
     this.#closing.signal.throwIfAborted();
     const isAdopted = launched.child === null;
     const stamp = isAdopted ? startStamp(hello.pid) : launched.stamp;
     this.#launched = { ...launched, stamp };
-    const live = { slot: index, id: hello.worker, pid: hello.pid, client, isAdopted };
+    const portsMax = Math.floor((portMax - portMin + 1) / 2);
+    const live = { slot: index, id: hello.worker, pid: hello.pid, client, portsMax, isAdopted };
     this.#live = live;
     client.on('log', (line) => log[line.level]({ slot: index, ...line.fields }, line.message));
     client.once('closed', (problem) => this.#down(problem));

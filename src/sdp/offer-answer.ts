@@ -11,6 +11,7 @@
 import { CODEC_NAMES, CODECS, type CodecName } from '../core/codec.ts';
 import { GatewayError } from '../core/errors.ts';
 import { isNowhere, type MediaPolicy, mediaAddress, refused } from './address.ts';
+import { type Offered, readOffered } from './offered.ts';
 import { type Direction, parseSdp, type Sdp, type SdpFormat, type SdpMedia } from './sdp.ts';
 
 export interface LocalMedia {
@@ -109,9 +110,8 @@ const PROFILES = new Set(['RTP/AVP', 'RTP/AVPF']);
 function codecOf(format: SdpFormat): CodecName | null {
   for (const name of CODEC_NAMES) {
     const row = CODECS[name];
-    const isSame = row.encoding.toLowerCase() === format.encoding.toLowerCase();
-    if (!isSame || row.clockRateHz !== format.clockRateHz) continue;
-    if (row.rtpmapChannels === format.channels) return name;
+    if (row.clockRateHz !== format.clockRateHz || row.rtpmapChannels !== format.channels) continue;
+    if (row.encoding.toLowerCase() === format.encoding.toLowerCase()) return name;
   }
   return null;
 }
@@ -121,9 +121,9 @@ interface Match {
   readonly format: SdpFormat;
 }
 
-function matches(media: SdpMedia, codecs: readonly CodecName[]): Match[] {
+function matches(formats: readonly SdpFormat[], codecs: readonly CodecName[]): Match[] {
   const found: Match[] = [];
-  for (const format of media.codecs) {
+  for (const format of formats) {
     const codec = codecOf(format);
     if (codec !== null && codecs.includes(codec)) found.push({ codec, format });
   }
@@ -145,7 +145,7 @@ export function answerOffer(options: AnswerOptions): { sdp: string; media: Negot
   const { offer, codecs, local, previous } = options;
   const index = chooseLine(offer, codecs);
   const media = offer.media[index] as SdpMedia;
-  const common = matches(media, codecs);
+  const common = matches(media.codecs, codecs);
   const chosen = common.find(({ codec }) => codec === previous?.codec) ?? (common[0] as Match);
   const event = eventFor(media.codecs, CODECS[chosen.codec].clockRateHz);
   const rtcpMux = media.rtcpMux && (options.rtcpMux ?? true);
@@ -191,7 +191,7 @@ export function answerOffer(options: AnswerOptions): { sdp: string; media: Negot
 /** The first audio line over plain RTP that has a codec of ours; throws the best reason if none. */
 function chooseLine(offer: Sdp, codecs: readonly CodecName[]): number {
   const index = offer.media.findIndex(
-    (media) => isUsable(media) && matches(media, codecs).length > 0,
+    (media) => isUsable(media) && matches(media.codecs, codecs).length > 0,
   );
   if (index >= 0) return index;
   const audio = offer.media.filter((media) => media.kind === 'audio' && media.port !== 0);
@@ -422,21 +422,19 @@ function inPlace(own: readonly string[], previousSdp: string | undefined): strin
 
 /** What their answer makes of our offer. Throws NO_COMMON_CODEC, SDP_REFUSED or SDP_MALFORMED. */
 export function acceptAnswer(options: AcceptOptions): NegotiatedMedia {
-  const offer = parseSdp(options.offer);
+  const ours = readOffered(options.offer);
   const { answer, policy } = options;
-  const index = offer.media.findIndex((media) => media.port !== 0);
-  const ours = offer.media[index];
-  const media = answer.media[index];
-  if (ours === undefined || media === undefined) {
+  const media = answer.media[ours.index];
+  if (media === undefined) {
     throw new GatewayError('SDP_MALFORMED', { problem: 'the answer lacks our m= line' });
   }
   if (media.port === 0) throw refused('the answer declines audio');
   if (media.kind !== 'audio' || !PROFILES.has(media.protocol)) {
     throw refused(`the answer is ${media.kind} over ${media.protocol}`);
   }
-  const offeredCodecs = matches(ours, CODEC_NAMES);
+  const offeredCodecs = matches(ours.formats, CODEC_NAMES);
   const common = matches(
-    media,
+    media.codecs,
     offeredCodecs.map(({ codec }) => codec),
   );
   const [chosen] = common;
@@ -444,7 +442,7 @@ export function acceptAnswer(options: AcceptOptions): NegotiatedMedia {
   const receive = offeredCodecs.find(({ codec }) => codec === chosen.codec) as Match;
   const rtcpMux = ours.rtcpMux && media.rtcpMux;
   const { remote, family } = remoteOf(media, policy, rtcpMux);
-  if (family !== ours.connection?.family && !isNowhere(remote.address)) {
+  if (family !== ours.family && !isNowhere(remote.address)) {
     throw refused(`media address of IPv${family}, ours is not`);
   }
   const answered = heldDirection(media);
@@ -464,13 +462,13 @@ export function acceptAnswer(options: AcceptOptions): NegotiatedMedia {
 
 /** Events count only at a clock both listed; each side names its own payload type for it. */
 function answeredEvent(
-  ours: SdpMedia,
+  ours: Offered,
   theirs: SdpMedia,
   clockRateHz: number,
 ): NegotiatedMedia['dtmf'] {
   const event = eventFor(theirs.codecs, clockRateHz);
   if (event === null) return null;
-  const own = ours.codecs.find(
+  const own = ours.formats.find(
     (format) => format.encoding === 'telephone-event' && format.clockRateHz === event.clockRateHz,
   );
   return own === undefined ? null : { ...event, receivePayloadType: own.payloadType };

@@ -98,7 +98,8 @@ export function parseSdp(text: string, limits: SdpLimits = DEFAULT_SDP_LIMITS): 
   if (session === undefined) throw malformed('empty');
   if (mediaSections.length > limits.mediaMax) throw malformed('too many m= lines');
   for (const section of sections) checkSection(section);
-  const parsed = parse(text);
+  // Session lines are read here; of the library, attributes only.
+  const parsed = parse(attributesOf(sections));
   const sessionConnection = connectionOf(session.lines);
   const sessionDirection = parsed.direction;
   const media = mediaSections.map((section, index) => {
@@ -109,6 +110,16 @@ export function parseSdp(text: string, limits: SdpLimits = DEFAULT_SDP_LIMITS): 
   });
   checkGroups(session.lines, mediaSections);
   return { text, origin: originOf(session.lines), timing: timingOf(session.lines), media };
+}
+
+/** The a= lines, each where it belongs, and the m= lines that they belong to. */
+function attributesOf(sections: readonly Section[]): string {
+  let text = '';
+  for (const { head, lines } of sections) {
+    if (head !== '') text += `m=${head}\n`;
+    for (const line of lines) if (line.startsWith('a=')) text += `${line}\n`;
+  }
+  return text;
 }
 
 /** Session section first, then one for each m= line. RFC 8866 §5: bare LF is tolerated, CR not. */
@@ -123,7 +134,7 @@ function splitSections(text: string, limits: SdpLimits): Section[] {
   for (const raw of lines) {
     const line = raw.endsWith('\r') ? raw.slice(0, -1) : raw;
     if (line.length > limits.lineBytesMax) throw malformed('line too long');
-    if (!/^[a-z]=[^\0\r]*$/.test(line)) throw malformed(`bad line "${line.slice(0, 24)}"`);
+    if (!isLine(line)) throw malformed(`bad line "${line.slice(0, 24)}"`);
     if (line.startsWith('m=')) {
       section = { head: line.slice(2), lines: [] };
       sections.push(section);
@@ -139,6 +150,13 @@ function splitSections(text: string, limits: SdpLimits): Section[] {
   return sections;
 }
 
+/** One small letter, '=' and what has no meaning for lines. */
+function isLine(line: string): boolean {
+  const type = line.charCodeAt(0);
+  if (!(type >= 97 && type <= 122) || line.charCodeAt(1) !== 61) return false;
+  return !line.includes('\0') && !line.includes('\r');
+}
+
 /** RFC 8866 §5: v=, o=, s= open a description, each once; t= is required. */
 function checkOrder(lines: readonly string[]): void {
   if (lines[0] !== 'v=0') throw malformed('does not start with v=0');
@@ -150,7 +168,7 @@ function checkOrder(lines: readonly string[]): void {
 }
 
 /** Attributes whose wrong values have hurt others; the rest may say what it likes. */
-const CHECKS: readonly (readonly [name: string, form: RegExp])[] = [
+const CHECKS: ReadonlyMap<string, RegExp> = new Map([
   ['fmtp', /^fmtp:[^\s:]+ +\S/],
   ['rtpmap', /^rtpmap:\d{1,3} +[^\s/]+\/[1-9]\d{0,6}(?:\/\d{1,3})? *$/],
   ['ptime', /^ptime:\d{1,5}(?:\.\d{1,6})? *$/],
@@ -158,16 +176,14 @@ const CHECKS: readonly (readonly [name: string, form: RegExp])[] = [
   ['rtcp', /^rtcp:\d{1,5}(?: IN IP[46] \S+)? *$/],
   ['T38FaxMaxDatagram', /^T38FaxMaxDatagram:\d{1,9}$/],
   ['T38FaxMaxBuffer', /^T38FaxMaxBuffer:\d{1,9}$/],
-];
+]);
 
 function checkSection(section: Section): void {
   for (const line of section.lines) {
     if (!line.startsWith('a=')) continue;
     const colon = line.indexOf(':');
     const name = colon < 0 ? line.slice(2).trimEnd() : line.slice(2, colon);
-    for (const [checked, form] of CHECKS) {
-      if (name === checked && !form.test(line.slice(2))) throw malformed(`bad a=${name}`);
-    }
+    if (CHECKS.get(name)?.test(line.slice(2)) === false) throw malformed(`bad a=${name}`);
   }
 }
 
@@ -201,6 +217,8 @@ function timingOf(lines: readonly string[]): string {
   return timing;
 }
 
+const NAME = /^(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?$/;
+
 /** RFC 8866 §5.7. Several c= lines are several multicast layers: none of ours. */
 function connectionOf(lines: readonly string[]): SdpConnection | null {
   const found = lines.filter((line) => line.startsWith('c='));
@@ -210,10 +228,9 @@ function connectionOf(lines: readonly string[]): SdpConnection | null {
   if (match === null || found.length > 1) throw malformed('bad c=');
   const family = match[1] === '4' ? 4 : 6;
   const host = match[2] ?? '';
-  // What is no strict address may be a name, but "0177.0.0.1" and "127.1" are neither.
-  const isName = /^(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?$/.test(host);
   const isAddress = family === 4 ? isIPv4(host) : isIPv6(host) && !host.includes('%');
-  if (!isAddress && !isName) throw malformed('bad address in c=');
+  // What is no strict address may be a name, but "0177.0.0.1" and "127.1" are neither.
+  if (!isAddress && !NAME.test(host)) throw malformed('bad address in c=');
   return { family, host };
 }
 

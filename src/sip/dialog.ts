@@ -8,6 +8,7 @@ import {
   detach,
   type HeaderField,
   type OutgoingRequest,
+  parseAddress,
   parseNameAddr,
   parseUri,
   type SipMessage,
@@ -157,7 +158,7 @@ export function dialogOfRequest(request: SipMessage, localTag: string): Dialog {
     localSequence: 0,
     remoteSequence: request.cseq,
     // RFC 2543 peers may leave Contact out; From is then what is known of them.
-    remoteTarget: contactOf(request) ?? detach(parseNameAddr(request.header('From') ?? '').uriText),
+    remoteTarget: contactOf(request) ?? detach(parseAddress(request.header('From') ?? '').uriText),
     routeSet: request.list('Record-Route').map(detach),
   });
 }
@@ -183,12 +184,12 @@ export function dialogOfResponse(
 /** The URI of the first Contact; null when there is none. */
 function contactOf(message: SipMessage): string | null {
   const first = message.list('Contact')[0];
-  return first === undefined || first === '' ? null : detach(parseNameAddr(first).uriText);
+  return first === undefined || first === '' ? null : detach(parseAddress(first).uriText);
 }
 
 /** From or To without the tag, in the bracket form; other parameters go as well. */
 function partyOf(value: string): string {
-  const { display, uriText } = parseNameAddr(value);
+  const { display, uriText } = parseAddress(value);
   return detach(formatParty(uriText, display));
 }
 

@@ -25,7 +25,7 @@ import {
   type OutgoingInvite,
 } from './endpoint-options.ts';
 import { DEFAULT_TIMERS } from './machine.ts';
-import { detach, encodeUtf8, type HeaderField, parseUri, type SipMessage } from './message.ts';
+import { encodeUtf8, type HeaderField, parseUri, type SipMessage } from './message.ts';
 import type { ListenSpec, Local, PeerAddress, Source, TraceMessage } from './peer.ts';
 import { Resolver, type Target } from './resolver.ts';
 import { readOffer, screen, screenInvite } from './screening.ts';
@@ -80,6 +80,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     this.#statelessTag = clock.randomHex(8);
     this.#wheel = new Wheel({ clock, onError: (error) => this.#broken(error) });
     const allowAddress = (address: string): boolean => policy.allowAddress?.(address) ?? true;
+    const isGiven = options.resolver !== undefined; // our own asks `allowAddress` itself
     this.#resolver = options.resolver ?? new Resolver({ clock, allowAddress });
     this.#metrics = new EndpointMetrics({
       metrics: options.metrics,
@@ -94,7 +95,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       log,
       user: this,
       toTag: this.#statelessTag,
-      allows: (address) => this.#resolver.allows(address) && allowAddress(address),
+      allows: (address) => this.#resolver.allows(address) && (!isGiven || allowAddress(address)),
       trusts: (address) => policy.trusts?.(address) ?? false,
       transport: { ...DEFAULT_TRANSPORT, ...options.transport },
       counters: this.#metrics,
@@ -342,18 +343,19 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     const id = this.ua.newTag();
     transaction.toTag = id;
     source.connection?.welcome();
+    const dialog = dialogOfRequest(request, id);
     const session = new Session({
       host: this,
       id,
       direction: 'in',
-      callId: detach(request.callId),
+      callId: dialog.callId,
       request,
       offer,
       credentials: null,
       state: 'early',
       source,
       near: source,
-      dialog: dialogOfRequest(request, id),
+      dialog,
     });
     this.#sessions.set(id, session);
     session.receiveInvite(transaction);

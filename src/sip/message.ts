@@ -53,6 +53,7 @@ export class SipMessage {
   readonly #fields: readonly number[];
   readonly #bodyStart: number;
   readonly #bodyEnd: number;
+  #key = '';
 
   constructor(parts: MessageParts) {
     this.isRequest = parts.isRequest;
@@ -84,6 +85,15 @@ export class SipMessage {
     return this.isRequest
       ? `${this.method} ${this.uri} SIP/2.0`
       : `SIP/2.0 ${this.status} ${this.reason}`;
+  }
+
+  /**
+   * The key of its own transaction: made once, for a table that is asked with it several times and
+   * keeps it longer than the message.
+   */
+  get key(): string {
+    if (this.#key === '') this.#key = detach(transactionKey(this));
+    return this.#key;
   }
 
   /** Size as received, without keep-alives before and bytes after it. */
@@ -231,23 +241,27 @@ export function serializeResponse(response: OutgoingResponse): string {
 
 function tail(headers: readonly HeaderField[], body: string): string {
   let text = '';
-  for (const [name, value] of headers) {
-    if (headerId(name) === HEADER.CONTENT_LENGTH) continue;
-    text += `${safe(name)}: ${safe(value)}\r\n`;
+  for (const field of headers) {
+    const name = field[0];
+    if (isContentLength(name)) continue;
+    text += `${safe(name)}: ${safe(field[1])}\r\n`;
   }
-  for (let p = 0; p < body.length; p += 1) {
-    if (body.charCodeAt(p) > 255) throw unsafe('body');
-  }
+  if (WIDE.test(body)) throw unsafe('body');
   return `${text}Content-Length: ${body.length}\r\n\r\n${body}`;
 }
 
+/** Its length is looked at first: few names have it, and each field of each message is asked. */
+function isContentLength(name: string): boolean {
+  if (name.length !== 14 && name.length !== 1) return false;
+  return headerId(name) === HEADER.CONTENT_LENGTH;
+}
+
+/** Written as latin1, U+010A would become a line feed. */
+const WIDE = /[\u0100-\uffff]/;
+const UNSAFE = /[\0\n\r\u0100-\uffff]/;
+
 function safe(part: string): string {
-  for (let p = 0; p < part.length; p += 1) {
-    const c = part.charCodeAt(p);
-    if (c <= 13 && (c === 13 || c === 10 || c === 0)) throw unsafe(part);
-    // Written as latin1, U+010A would become a line feed.
-    if (c > 255) throw unsafe(part);
-  }
+  if (UNSAFE.test(part)) throw unsafe(part);
   return part;
 }
 
@@ -380,6 +394,6 @@ export function reasonPhrase(status: number): string {
 
 // The messages' own vocabulary, so that the rest of the stack names one file.
 export type { NameAddr, SipUri } from './uri.ts';
-export { formatUri, parseNameAddr, parseUri } from './uri.ts';
+export { formatUri, parseAddress, parseNameAddr, parseUri } from './uri.ts';
 export type { Via } from './via.ts';
 export { MAGIC_COOKIE } from './via.ts';

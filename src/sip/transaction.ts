@@ -15,6 +15,7 @@ import {
 } from './client-transaction.ts';
 import { Action, type Actions, type TransactionTimers } from './machine.ts';
 import {
+  detach,
   type HeaderField,
   type OutgoingRequest,
   type OutgoingResponse,
@@ -67,7 +68,8 @@ export class ClientTransaction extends Deadline implements SendOutcome {
   readonly peer: PeerAddress;
   readonly local: Local;
   readonly machine: ClientMachine;
-  readonly text: string;
+  /** The request as it is sent; '' once a 2xx came, as it is not sent again then. */
+  text: string;
   user: ClientUser | null;
   readonly #table: TransactionTable;
 
@@ -119,13 +121,13 @@ export class ServerTransaction extends Deadline {
   readonly source: Source;
   readonly path: ReturnPath;
   readonly machine: ServerMachine;
-  /** Until the transaction is answered; the user keeps it longer if it needs it. */
-  request: SipMessage;
+  readonly callId: string;
   user: ServerUser | null;
   /** Our tag in its responses, for the answer to a CANCEL (§9.2); '' when the request has it. */
   toTag = '';
   /** The last response, as it was sent; '' before the first. */
   text = '';
+  #request: SipMessage | null;
   readonly #table: TransactionTable;
 
   constructor(options: {
@@ -145,9 +147,16 @@ export class ServerTransaction extends Deadline {
     this.source = options.source;
     this.path = options.path;
     this.machine = options.machine;
-    this.request = options.request;
+    this.callId = detach(options.request.callId);
+    this.#request = options.request;
     this.user = options.user;
     this.#table = options.table;
+  }
+
+  /** Until it is answered, and not in the 32 s after that; throws INTERNAL then. */
+  get request(): SipMessage {
+    if (this.#request === null) throw new GatewayError('INTERNAL', { problem: 'answered already' });
+    return this.#request;
   }
 
   /** Whether a final response can still be sent. */
@@ -158,6 +167,7 @@ export class ServerTransaction extends Deadline {
   /** Sends a response; one that comes after the final one is dropped. */
   respond(response: OutgoingResponse): void {
     this.#table.respond(this, response);
+    if (!this.isOpen) this.#request = null;
   }
 
   /** Sends the 2xx to an INVITE once more (RFC 3261 §13.3.1.4). */
@@ -238,10 +248,11 @@ export class TransactionTable {
 
   /** True when a transaction took the response. */
   response(response: SipMessage, source: Source): boolean {
-    const transaction = this.#clients.get(transactionKey(response));
+    const transaction = this.#clients.get(response.key);
     if (transaction === undefined) return false;
     const actions = transaction.machine.response(response.status, this.#wheel.nowMs());
     if ((actions & Action.ack) !== 0) this.#acknowledge(transaction, response);
+    if (transaction.machine.state === 'accepted') transaction.text = '';
     // Before the user is told: it may start the next transaction, and must find this one settled.
     this.#doClient(transaction, actions, true);
     if ((actions & Action.deliver) !== 0)
@@ -255,8 +266,9 @@ export class TransactionTable {
     const { timers } = this.#options;
     const reliable = source.transport !== 'udp';
     const transaction = new ServerTransaction({
-      key: transactionKey(request),
-      mergeKey: request.toTag === '' ? mergeKey(request) : '',
+      key: request.key,
+      // Kept for 32 s: cut from the request, it would keep all of it.
+      mergeKey: request.toTag === '' ? detach(mergeKey(request)) : '',
       request,
       source,
       path: this.#sender.returnPath(request, source),
@@ -274,7 +286,7 @@ export class TransactionTable {
 
   /** True when the request is a repetition, or an ACK that ends a refused INVITE. */
   absorb(request: SipMessage): boolean {
-    const transaction = this.#servers.get(transactionKey(request));
+    const transaction = this.#servers.get(request.key);
     if (transaction === undefined) return false;
     const { machine } = transaction;
     if (request.method !== 'ACK') {
@@ -287,8 +299,8 @@ export class TransactionTable {
   }
 
   isRepetition(message: SipMessage): boolean {
-    if (message.isRequest) return this.#servers.has(transactionKey(message));
-    const state = this.#clients.get(transactionKey(message))?.machine.state;
+    if (message.isRequest) return this.#servers.has(message.key);
+    const state = this.#clients.get(message.key)?.machine.state;
     return state === 'completed' || state === 'accepted';
   }
 
@@ -384,8 +396,8 @@ export class TransactionTable {
 
   #doServer(transaction: ServerTransaction, actions: Actions, isRepeated: boolean): void {
     if ((actions & Action.send) !== 0 && transaction.text !== '') {
-      const { text, path, request } = transaction;
-      if (this.#sender.isTraced) this.#sender.traceOut(text, path, request.callId, isRepeated);
+      const { text, path, callId } = transaction;
+      if (this.#sender.isTraced) this.#sender.traceOut(text, path, callId, isRepeated);
       this.#sender.respond(text, path);
     }
     if ((actions & Action.end) !== 0) {

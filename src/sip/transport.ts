@@ -196,9 +196,14 @@ export class Transport {
     const candidates: readonly Local[] =
       transport === 'udp' ? this.#udp : transport === 'tcp' ? this.#tcp : [];
     const isV6 = isIPv6(address);
-    const family = candidates.filter((local) => isIPv6(local.address) === isV6);
     const isNear = isLoopback(address);
-    return family.find((local) => isLoopback(local.address) === isNear) ?? family[0];
+    let other: Local | undefined;
+    for (const local of candidates) {
+      if (isIPv6(local.address) !== isV6) continue;
+      if (isLoopback(local.address) === isNear) return local;
+      other ??= local;
+    }
+    return other;
   }
 
   /** Whether requests to this address can be sent by `transport` at all. */

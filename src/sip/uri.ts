@@ -100,17 +100,23 @@ export function formatUri(uri: SipUri): string {
   return uri.headers === '' ? text : `${text}?${uri.headers}`;
 }
 
-/** Throws SIP_MALFORMED. An address of another scheme is well formed: its `uri` is null. */
-export function parseNameAddr(text: string): NameAddr {
+/** The address alone, as a dialog keeps it: no parameter is read. Throws SIP_MALFORMED. */
+export function parseAddress(text: string): Pick<NameAddr, 'display' | 'uriText'> {
   const problem = scanNameAddr(text, 0, text.length, false);
   if (problem !== '') throw new GatewayError('SIP_MALFORMED', { problem });
-  const { displayStart, displayEnd, uriStart, uriEnd, paramsStart } = scan;
-  const uriText = text.slice(uriStart, uriEnd);
+  const { displayStart, displayEnd, uriStart, uriEnd } = scan;
+  const raw = text.slice(displayStart, displayEnd).trim();
+  const display = raw.charCodeAt(0) === 34 ? unquote(raw.slice(1, -1)) : raw;
+  return { display, uriText: text.slice(uriStart, uriEnd) };
+}
+
+/** Throws SIP_MALFORMED. An address of another scheme is well formed: its `uri` is null. */
+export function parseNameAddr(text: string): NameAddr {
+  const { display, uriText } = parseAddress(text);
+  const { paramsStart } = scan;
   const params = new Map<string, string | undefined>();
   scanParams(text, paramsStart, text.length, false, params);
   const known = scanUri(uriText, 0, uriText.length, DEFAULT_URI_LIMITS) === '';
   const uri = known ? uriFromScan(uriText, 0) : null;
-  const raw = text.slice(displayStart, displayEnd).trim();
-  const display = raw.charCodeAt(0) === 34 ? unquote(raw.slice(1, -1)) : raw;
   return { display, uri, uriText, params };
 }

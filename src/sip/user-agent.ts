@@ -139,7 +139,9 @@ export class UserAgent {
     });
   }
 
+  /** Answers; says nothing where a final answer went out already. */
   answer(transaction: ServerTransaction, status: number, options: ResponseOptions = {}): void {
+    if (!transaction.isOpen) return;
     const fields: HeaderField[] = [['Server', this.name], ...(options.headers ?? [])];
     transaction.respond(responseTo(transaction.request, status, { ...options, headers: fields }));
   }

@@ -214,6 +214,19 @@ async function inboundCredentials(db: Kysely<SqlSchema>): Promise<void> {
     .execute();
 }
 
+/** Each index is paid for by every call; these find the same rows for less. */
+async function cheaperCallIndexes(db: Kysely<SqlSchema>): Promise<void> {
+  // Pruning goes account by account along `calls_by_account`.
+  await db.schema.dropIndex('calls_by_age').execute();
+  await db.schema.dropIndex('calls_by_call').execute();
+  await db.schema
+    .createIndex('calls_by_call')
+    .on('calls')
+    .column('parent_call_sid')
+    .where('parent_call_sid', 'is not', null)
+    .execute();
+}
+
 export const MIGRATIONS: readonly Migration[] = [
   {
     version: 1,
@@ -226,6 +239,7 @@ export const MIGRATIONS: readonly Migration[] = [
   },
   { version: 2, name: 'one row for the trace of a call', up: foldCallEvents },
   { version: 3, name: 'credentials of calls from trunks', up: inboundCredentials },
+  { version: 4, name: 'fewer index entries for a call', up: cheaperCallIndexes },
 ];
 
 /** Brings the database to the newest known version; refuses one that is newer still. */

@@ -9,7 +9,6 @@ import type {
   AccountRow,
   ApplicationRow,
   CallRow,
-  CallTraceRow,
   Json,
   NotificationRow,
   NumberRow,
@@ -17,6 +16,7 @@ import type {
   TrunkRow,
   VoiceSettings,
 } from './store.ts';
+import type { KeptTrace } from './trace-rows.ts';
 
 export type SqlValue = string | number | null;
 export type SqlRow = Record<string, SqlValue>;
@@ -124,7 +124,7 @@ export const CALLS: TableSpec<CallRow> = {
   },
 };
 
-export const CALL_TRACES: TableSpec<CallTraceRow> = {
+export const CALL_TRACES: TableSpec<KeptTrace> = {
   name: 'call_traces',
   key: ['callSid'],
   tenant: 'accountSid',

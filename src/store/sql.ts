@@ -20,6 +20,7 @@ import {
   NUMBERS,
   RECORDINGS,
   type SqlSchema,
+  type SqlValue,
   type TableSpec,
   TRUNKS,
 } from './schema.ts';
@@ -42,6 +43,7 @@ import type {
   Table,
   TrunkRow,
 } from './store.ts';
+import { packTrace, unpackTrace } from './trace-rows.ts';
 import { type RowWrite, Upserts } from './upserts.ts';
 import { DEFAULT_WRITER, Writer, type WriterOptions } from './writer.ts';
 
@@ -51,6 +53,9 @@ export interface StoreOptions extends WriterOptions {
 }
 
 export const DEFAULT_STORE: StoreOptions = { ...DEFAULT_WRITER, callEventsMax: 1_000 };
+
+/** A live call is told of at least once more: when it ends. */
+const isLive = (row: CallRow): boolean => row.endMs === null;
 
 /** Calls that one prune removes at most: far below what a statement may bind. */
 const PRUNE_ROWS_MAX = 10_000;
@@ -75,31 +80,49 @@ interface Access {
   changed(table: string, accountSid: string, sid: string): void;
 }
 
+/** A row on its way to the database; it is turned into columns when its batch is written. */
+class QueuedRow<Row extends Fields<Row>> implements RowWrite {
+  readonly table: Layout<Row>;
+  readonly row: Row;
+
+  constructor(table: Layout<Row>, row: Row) {
+    this.table = table;
+    this.row = row;
+  }
+
+  values(): SqlValue[] {
+    return this.table.values(this.row);
+  }
+}
+
 class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCreatedMs: number }>
   implements Table<Row>
 {
   readonly #layout: Layout<Row>;
   readonly #access: Access;
   readonly #tenant: string;
-  /** Rows that the writer may still hold, by sid; the writer says which do. */
-  readonly #entries = new WeakMap<RowWrite, Row>();
+  readonly #isPassing: (row: Row) => boolean;
 
-  constructor(o: { spec: TableSpec<Row>; access: Access }) {
+  /** `isPassing`: such a row is sure to be put again, and need not be written soon. */
+  constructor(o: { spec: TableSpec<Row>; access: Access; isPassing?: (row: Row) => boolean }) {
     this.#layout = new Layout(o.spec);
     this.#access = o.access;
+    this.#isPassing = o.isPassing ?? (() => false);
     this.#tenant = column(o.spec.tenant);
   }
 
   put(row: Row): void {
-    const entry = writeOf(this.#layout, row);
-    this.#entries.set(entry, row);
-    this.#access.writer.put(`${this.#layout.name}/${row.sid}`, entry);
+    const { writer } = this.#access;
+    const key = `${this.#layout.name}/${row.sid}`;
+    const entry = new QueuedRow(this.#layout, row);
+    if (this.#isPassing(row)) writer.hold(key, entry);
+    else writer.put(key, entry);
   }
 
   async save(row: Row): Promise<void> {
     await this.#access.writer.flush();
     try {
-      await this.#access.write([writeOf(this.#layout, row)]);
+      await this.#access.write([new QueuedRow(this.#layout, row)]);
     } catch (thrown) {
       if (this.#access.database.isConflict(thrown)) {
         throw new GatewayError('STORE_CONFLICT', { table: this.#layout.name }, { cause: thrown });
@@ -111,8 +134,11 @@ class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCr
 
   async get(accountSid: AccountSid, sid: string): Promise<Row | null> {
     const entry = this.#access.writer.pending(`${this.#layout.name}/${sid}`);
-    const waiting = entry && this.#entries.get(entry);
-    if (waiting) return this.#tenantOf(waiting) === accountSid ? waiting : null;
+    if (entry) {
+      // Its key names this table: nobody else has put it.
+      const { row } = entry as QueuedRow<Row>;
+      return this.#tenantOf(row) === accountSid ? row : null;
+    }
     const columns = await guarded(() =>
       this.#access.database.db
         .selectFrom(this.#layout.name)
@@ -196,7 +222,7 @@ class SqlCallTraces implements CallTraces {
   put(row: CallTraceRow): void {
     const events = row.events.slice(0, this.#eventsMax);
     const key = `${this.#layout.name}/${row.callSid}`;
-    this.#access.writer.put(key, writeOf(this.#layout, { ...row, events }));
+    this.#access.writer.put(key, new QueuedRow(this.#layout, packTrace({ ...row, events })));
   }
 
   async list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEvent[]> {
@@ -209,7 +235,7 @@ class SqlCallTraces implements CallTraces {
         .where('call_sid', '=', callSid)
         .executeTakeFirst(),
     );
-    return columns ? this.#layout.row(columns).events : [];
+    return columns ? unpackTrace(this.#layout.row(columns)) : [];
   }
 }
 
@@ -258,7 +284,7 @@ export class SqlStore implements Store {
     this.applications = new SqlTable({ spec: APPLICATIONS, access });
     this.numbers = new SqlTable({ spec: NUMBERS, access });
     this.trunks = new SqlTable({ spec: TRUNKS, access });
-    this.calls = new SqlTable({ spec: CALLS, access });
+    this.calls = new SqlTable({ spec: CALLS, access, isPassing: isLive });
     this.recordings = new SqlTable({ spec: RECORDINGS, access });
     this.notifications = new SqlTable({ spec: NOTIFICATIONS, access });
     this.callTraces = new SqlCallTraces({ access, callEventsMax: options.callEventsMax });
@@ -282,21 +308,30 @@ export class SqlStore implements Store {
 
   async pruneCalls(createdBeforeMs: number, rowsMax: number): Promise<number> {
     await this.#writer.flush();
+    const wanted = Math.min(rowsMax, PRUNE_ROWS_MAX);
     return guarded(() =>
       this.#database.db.transaction().execute(async (transaction) => {
-        const rows = await transaction
-          .selectFrom(CALLS.name)
-          .select('sid')
-          .where('date_created_ms', '<', createdBeforeMs)
-          .where('status', 'in', ENDED)
-          .orderBy('date_created_ms')
-          .limit(Math.min(rowsMax, PRUNE_ROWS_MAX))
-          .execute();
-        const sids = rows.map((row) => String(row.sid));
-        if (sids.length === 0) return 0;
-        await transaction.deleteFrom(CALLS.name).where('sid', 'in', sids).execute();
-        await removeRecords(transaction, sids);
-        return sids.length;
+        let gone = 0;
+        // One account after the other: the index by account is by age within it.
+        const accounts = await transaction.selectFrom(ACCOUNTS.name).select('sid').execute();
+        for (const account of accounts) {
+          if (gone >= wanted) break;
+          const rows = await transaction
+            .selectFrom(CALLS.name)
+            .select('sid')
+            .where('account_sid', '=', String(account.sid))
+            .where('date_created_ms', '<', createdBeforeMs)
+            .where('status', 'in', ENDED)
+            .orderBy('date_created_ms')
+            .limit(wanted - gone)
+            .execute();
+          const sids = rows.map((row) => String(row.sid));
+          if (sids.length === 0) continue;
+          await transaction.deleteFrom(CALLS.name).where('sid', 'in', sids).execute();
+          await removeRecords(transaction, sids);
+          gone += sids.length;
+        }
+        return gone;
       }),
     );
   }
@@ -325,10 +360,6 @@ async function removeRecords(transaction: Transaction<SqlSchema>, sids: string[]
   for (const table of [CALL_TRACES.name, NOTIFICATIONS.name]) {
     await transaction.deleteFrom(table).where('call_sid', 'in', sids).execute();
   }
-}
-
-function writeOf<Row extends Fields<Row>>(layout: Layout<Row>, row: Row): RowWrite {
-  return { table: layout, values: () => layout.values(row) };
 }
 
 function condition<Row>(filter: Filter<Row>) {

@@ -140,7 +140,7 @@ export interface CallRow {
   readonly dateUpdatedMs: number;
 }
 
-/** One line of a call's trace; `seq` counts from 1 within the call. */
+/** One line of a call's trace; `seq` counts from 1 within the call, without gaps. */
 export type CallEvent = {
   readonly seq: number;
   readonly atMs: number;

@@ -3,7 +3,8 @@
  * transaction each `flushIntervalMs` or `batchRowsMax` rows. Not SQL: the sink it is given writes.
  *
  * A later put of the same key replaces the earlier one in its place, so a call that changes state
- * five times within an interval is one row, and rows that refer to it still come after it. When
+ * five times within an interval is one row, and rows that refer to it still come after it. A row
+ * that is sure to change again is held back for longer: most short calls are written once. When
  * the database is away the queue waits and retries with growing pauses; when it is full, rows are
  * dropped, counted and told: memory is not the place to survive an outage of hours. A row that the
  * database refuses for itself is dropped alone and does not hold up the others.
@@ -17,6 +18,8 @@ import type { Metrics } from '../core/metrics.ts';
 export interface WriterOptions {
   /** Longest time a row waits before it is written. */
   readonly flushIntervalMs: number;
+  /** The same for a row that is sure to change again. */
+  readonly holdMs: number;
   /** Rows in one transaction: bounds how long the process writes in one go. */
   readonly batchRowsMax: number;
   /** Rows that may wait, all tables together. */
@@ -27,8 +30,9 @@ export interface WriterOptions {
 }
 
 export const DEFAULT_WRITER: WriterOptions = {
-  /** A short call sets up within it, so its row is written at its start and at its end. */
   flushIntervalMs: 250,
+  /** Most calls are answered or over within it; what a crash could cost is in the journal too. */
+  holdMs: 5_000,
   /** About 3 ms of SQLite for call rows with their indexes; measured 60,000 rows a second. */
   batchRowsMax: 200,
   /** About 50 MB; ten minutes of 30 calls a second at five rows each. */
@@ -50,6 +54,11 @@ interface Waiting<Entry> {
   entry: Entry;
 }
 
+interface Held<Entry> {
+  readonly dueMs: number;
+  entry: Entry;
+}
+
 export class Writer<Entry> {
   readonly #options: WriterOptions;
   readonly #clock: Clock;
@@ -60,6 +69,9 @@ export class Writer<Entry> {
   /** Map order is the order of first puts; that is the order of writing. */
   #queue = new Map<string, Waiting<Entry>>();
   #writing = new Map<string, Waiting<Entry>>();
+  /** In the order in which they are due. What is here is newer than in the other two. */
+  readonly #held = new Map<string, Held<Entry>>();
+  #holdTimer: Timer | null = null;
   #seq = 0;
   #timer: Timer | null = null;
   #draining: Promise<void> | null = null;
@@ -88,39 +100,40 @@ export class Writer<Entry> {
   }
 
   get depth(): number {
-    return this.#queue.size + this.#writing.size;
+    return this.#queue.size + this.#writing.size + this.#held.size;
   }
 
   put(key: string, entry: Entry): void {
+    const wasHeld = this.#held.delete(key);
     const waiting = this.#queue.get(key);
-    if (waiting) {
-      waiting.entry = entry;
-      return;
-    }
-    if (this.#isClosed || this.depth >= this.#options.queueRowsMax) {
-      this.#drop();
-      return;
-    }
-    this.#isFull = false;
-    this.#seq += 1;
-    this.#queue.set(key, { seq: this.#seq, entry });
-    if (this.#draining) return;
-    if (this.#queue.size === this.#options.batchRowsMax && this.#retryMs === 0) {
-      this.#timer?.cancel();
-      this.#timer = null;
-      this.#arm(0);
-    } else {
-      this.#arm(this.#options.flushIntervalMs);
+    if (waiting) waiting.entry = entry;
+    else if (wasHeld || this.#hasRoom()) this.#enqueue(key, entry);
+  }
+
+  /** As `put`, for a row that is sure to change again: `flush` and `pending` see it at once. */
+  hold(key: string, entry: Entry): void {
+    const held = this.#held.get(key);
+    if (held) held.entry = entry;
+    else if (this.#queue.has(key)) this.put(key, entry);
+    else if (this.#hasRoom()) {
+      const { holdMs } = this.#options;
+      this.#held.set(key, { dueMs: this.#clock.monotonicMs() + holdMs, entry });
+      this.#armHold(holdMs);
     }
   }
 
   /** The newest entry of that key that may not be in the database yet. */
   pending(key: string): Entry | undefined {
-    return (this.#queue.get(key) ?? this.#writing.get(key))?.entry;
+    return (this.#held.get(key) ?? this.#queue.get(key) ?? this.#writing.get(key))?.entry;
   }
 
   /** Resolves when what was put so far is written; rejects when the database fails meanwhile. */
-  async flush(): Promise<void> {
+  flush(): Promise<void> {
+    this.#release(Number.POSITIVE_INFINITY);
+    return this.#writeQueued();
+  }
+
+  async #writeQueued(): Promise<void> {
     const upTo = this.#seq;
     while (this.#oldestSeq() <= upTo) {
       this.#timer?.cancel();
@@ -145,11 +158,44 @@ export class Writer<Entry> {
     this.#isClosed = true;
     this.#timer?.cancel();
     this.#timer = null;
+    this.#holdTimer?.cancel();
+    this.#holdTimer = null;
+  }
+
+  #enqueue(key: string, entry: Entry): void {
+    this.#seq += 1;
+    this.#queue.set(key, { seq: this.#seq, entry });
+    if (this.#draining) return;
+    if (this.#queue.size === this.#options.batchRowsMax && this.#retryMs === 0) {
+      this.#timer?.cancel();
+      this.#timer = null;
+      this.#arm(0);
+    } else {
+      this.#arm(this.#options.flushIntervalMs);
+    }
+  }
+
+  /** Queues the held rows that are due by then. */
+  #release(byMs: number): void {
+    for (const [key, { dueMs, entry }] of this.#held) {
+      if (dueMs > byMs) return;
+      this.put(key, entry);
+    }
   }
 
   #oldestSeq(): number {
     const first = this.#writing.values().next().value ?? this.#queue.values().next().value;
     return first?.seq ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** Whether one row more may wait; otherwise it is counted as lost. */
+  #hasRoom(): boolean {
+    if (!this.#isClosed && this.depth < this.#options.queueRowsMax) {
+      this.#isFull = false;
+      return true;
+    }
+    this.#drop();
+    return false;
   }
 
   #drop(): void {
@@ -163,7 +209,16 @@ export class Writer<Entry> {
     this.#timer ??= this.#clock.timer(delayMs, () => {
       this.#timer = null;
       // The failure is logged and retried by the drain itself.
-      this.flush().catch(() => undefined);
+      this.#writeQueued().catch(() => undefined);
+    });
+  }
+
+  #armHold(delayMs: number): void {
+    this.#holdTimer ??= this.#clock.timer(delayMs, () => {
+      this.#holdTimer = null;
+      this.#release(this.#clock.monotonicMs());
+      // Not one by one: what is due meanwhile goes into the same batch.
+      if (this.#held.size > 0) this.#armHold(this.#options.flushIntervalMs);
     });
   }
 

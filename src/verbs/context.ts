@@ -23,7 +23,8 @@ import type {
 export interface RunningVerbOptions {
   readonly call: Call;
   readonly course: Course;
-  readonly prompts: Prompts;
+  /** Of the call's account. */
+  readonly prompts: () => Prompts;
   readonly recordings: Recordings;
   readonly children: ChildCalls;
   readonly options: VerbOptions;
@@ -34,25 +35,33 @@ export interface RunningVerbOptions {
 
 export class RunningVerb implements VerbContext {
   readonly id: string;
-  readonly prompts: Prompts;
   readonly #parts: RunningVerbOptions;
   readonly #held: Prompt[] = [];
+  #prompts: Prompts | null = null;
   #isOver = false;
 
   constructor(parts: RunningVerbOptions) {
     this.#parts = parts;
     const { documentNo, cursor } = parts.course.flow;
     this.id = `v${documentNo}.${cursor}`;
-    const { course, prompts } = parts;
-    this.prompts = {
-      audio: (url) => this.#prompt(prompts.audio(url, course.signal)),
-      speech: (request) => this.#prompt(prompts.speech(request, course.signal)),
+  }
+
+  /** Made for the verbs that say something. */
+  get prompts(): Prompts {
+    if (this.#prompts !== null) return this.#prompts;
+    const { course } = this.#parts;
+    const source = this.#parts.prompts();
+    this.#prompts = {
+      audio: (url) => this.#prompt(source.audio(url, course.signal)),
+      speech: (request) => this.#prompt(source.speech(request, course.signal)),
     };
+    return this.#prompts;
   }
 
   /** The verb is over. Idempotent. */
   close(): void {
     this.#isOver = true;
+    if (this.#held.length === 0) return;
     for (const prompt of this.#held.splice(0)) prompt.release();
   }
 

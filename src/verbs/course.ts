@@ -37,9 +37,13 @@ export class Course {
   /** Wall clock at an instant of the monotonic one: together a wall clock that cannot jump. */
   readonly #originMs: number;
   #flow: FlowRecord;
-  #abort = new AbortController();
+  /** Made when somebody asks for its signal: most calls wait for nothing but events. */
+  #abort: AbortController | null = null;
   #why: Interruption['why'] | null = null;
   #wake: (() => void) | null = null;
+  /** Rings when some wait is to end, perhaps a former one: who waits on waits again. */
+  #alarm: Timer | null = null;
+  #alarmAtMs = Number.POSITIVE_INFINITY;
   /** The first event of the inbox was given out, and goes with the next change. */
   #isTaken = false;
 
@@ -65,6 +69,10 @@ export class Course {
 
   /** Aborts with an `Interruption` as reason. */
   get signal(): AbortSignal {
+    if (this.#abort === null) {
+      this.#abort = new AbortController();
+      if (this.#why !== null) this.#abort.abort(Interruption.of(this.#why));
+    }
     return this.#abort.signal;
   }
 
@@ -110,12 +118,18 @@ export class Course {
         return event;
       }
       if (this.#why !== null) throw Interruption.of(this.#why);
-      const leftMs = untilMs - this.nowMs();
-      if (leftMs <= 0) {
-        this.#progress();
-        return null;
+      if (untilMs !== Number.POSITIVE_INFINITY) {
+        const leftMs = untilMs - this.nowMs();
+        if (leftMs <= 0) {
+          this.#progress();
+          return null;
+        }
+        this.#setAlarm(untilMs, leftMs);
       }
-      await this.#sleep(leftMs);
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      this.#wake = null;
     }
   }
 
@@ -141,7 +155,7 @@ export class Course {
   interrupt(why: Interruption['why']): void {
     if (this.#why === 'closed' || (this.#why === 'ended' && why === 'redirected')) return;
     this.#why = why;
-    this.#abort.abort(Interruption.of(why));
+    this.#abort?.abort(Interruption.of(why));
     this.#wake?.();
   }
 
@@ -149,12 +163,13 @@ export class Course {
   goOn(): void {
     if (this.#why !== 'redirected') return;
     this.#why = null;
-    this.#abort = new AbortController();
+    this.#abort = null;
   }
 
   /** Lets go of the call. The record stays with it. */
   close(): void {
     this.interrupt('closed');
+    this.#alarm?.cancel();
     this.#call.off('leg', this.#onLeg);
     this.#call.off('ended', this.#onEnded);
   }
@@ -164,14 +179,15 @@ export class Course {
     if (this.#flow.idleDocuments !== 0) this.#flow = { ...this.#flow, idleDocuments: 0 };
   }
 
-  async #sleep(delayMs: number): Promise<void> {
-    let timer: Timer | null = null;
-    await new Promise<void>((resolve) => {
-      this.#wake = resolve;
-      if (Number.isFinite(delayMs)) timer = this.#clock.timer(delayMs, resolve);
+  /** Wakes who waits at `atMs` or before; one that is set for earlier stays as it is. */
+  #setAlarm(atMs: number, delayMs: number): void {
+    if (this.#alarmAtMs <= atMs) return;
+    this.#alarm?.cancel();
+    this.#alarmAtMs = atMs;
+    this.#alarm = this.#clock.timer(delayMs, () => {
+      this.#alarmAtMs = Number.POSITIVE_INFINITY;
+      this.#wake?.();
     });
-    this.#wake = null;
-    (timer as Timer | null)?.cancel();
   }
 
   readonly #onLeg = (event: LegEvent): void => {

@@ -185,8 +185,8 @@ async function connect(dial: Dial, context: DialContext): Promise<void> {
   const attempt = winnerOf(context);
   const noun = attempt && dial.nouns[attempt.noun];
   if (attempt === undefined || noun === undefined) return;
-  await sendDigits(noun, attempt, context);
-  await whisper(noun, attempt, context);
+  if (noun.sendDigits !== null) await sendDigits(noun.sendDigits, attempt, context);
+  if (noun.whisper !== null) await whisper(noun.whisper, attempt, context);
   if (isTalkable(attempt, context)) {
     await answer(context);
     stopRinging(context);
@@ -201,14 +201,10 @@ async function connect(dial: Dial, context: DialContext): Promise<void> {
   if (stateOf(context).isBridging) context.children.part(attempt.sid, `${context.id}.part`);
 }
 
-async function sendDigits(noun: Noun, attempt: Attempt, context: DialContext): Promise<void> {
-  if (noun.sendDigits === null || stateOf(context).areDigitsSent) return;
+async function sendDigits(digits: string, attempt: Attempt, context: DialContext): Promise<void> {
+  if (stateOf(context).areDigitsSent) return;
   const playId = playIdOf(context, 'digits');
-  context.children.send(attempt.sid, playId, {
-    kind: 'sendDigits',
-    playId,
-    digits: noun.sendDigits,
-  });
+  context.children.send(attempt.sid, playId, { kind: 'sendDigits', playId, digits });
   while (isTalkable(attempt, context)) {
     const event = await context.next();
     if (isDigitsDone(event, attempt, playId)) break;
@@ -224,12 +220,14 @@ function isDigitsDone(event: FlowEvent | null, attempt: Attempt, playId: string)
 }
 
 /** The callee hears a document of his own first; he may hang up in it. */
-async function whisper(noun: Noun, attempt: Attempt, context: DialContext): Promise<void> {
-  if (noun.whisper === null || !isTalkable(attempt, context)) return;
-  context.children.whisper(attempt.sid, {
-    url: context.resolve(noun.whisper.url),
-    method: noun.whisper.method,
-  });
+async function whisper(
+  from: NonNullable<Noun['whisper']>,
+  attempt: Attempt,
+  context: DialContext,
+): Promise<void> {
+  if (!isTalkable(attempt, context)) return;
+  const url = context.resolve(from.url);
+  context.children.whisper(attempt.sid, { url, method: from.method });
   while (isTalkable(attempt, context) && !context.children.isWhispered(attempt.sid)) {
     await context.next();
   }

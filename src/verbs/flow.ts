@@ -6,7 +6,7 @@
  * were not taken yet. Everything a verb causes is named after its place in the flow, never by
  * chance: done again after a rebuild it has the same name, and leg and router then know it.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { HttpMethod } from '../call/call-record.ts';
 import type { LegEvent } from '../call/leg.ts';
 import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
@@ -85,7 +85,7 @@ export function asFlow(kept: object | null): FlowRecord | null {
 
 /** A sid that the same place of the same flow always gets: 128 bits of a hash. */
 export function sidOf<P extends SidPrefix>(prefix: P, callSid: CallSid, place: string): Sid<P> {
-  const hex = createHash('sha256').update(`${callSid}/${prefix}/${place}`).digest('hex');
+  const hex = hash('sha256', `${callSid}/${prefix}/${place}`, 'hex');
   return `${prefix}${hex.slice(0, 32)}` as Sid<P>;
 }
 

@@ -137,7 +137,13 @@ export class Interpreter {
     const course = this.#course;
     try {
       if (isNew(course.flow)) await this.#begin();
-      while (!course.flow.isOver) await this.#guarded(() => this.#step());
+      while (!course.flow.isOver) {
+        try {
+          await this.#step();
+        } catch (thrown) {
+          this.#stepFailed(thrown);
+        }
+      }
     } catch (thrown) {
       this.#stopped(thrown);
     }
@@ -145,14 +151,9 @@ export class Interpreter {
   }
 
   /** Every error of a step ends here: interruptions decide what runs next, faults go to the app. */
-  async #guarded(step: () => Promise<void>): Promise<void> {
-    try {
-      await step();
-    } catch (thrown) {
-      if (!(thrown instanceof Interruption)) this.#failed(asGatewayError(thrown));
-      else if (thrown.why === 'redirected') return;
-      else throw thrown;
-    }
+  #stepFailed(thrown: unknown): void {
+    if (!(thrown instanceof Interruption)) this.#failed(asGatewayError(thrown));
+    else if (thrown.why !== 'redirected') throw thrown;
   }
 
   /** Anything but the end of the call or of this object is a fault of ours. */
@@ -187,11 +188,11 @@ export class Interpreter {
     }
   }
 
-  async #step(): Promise<void> {
+  #step(): Promise<void> {
     const { flow } = this.#course;
-    if (flow.redirect !== null) await this.#redirected(flow.redirect);
-    else if (flow.request !== null) await this.#ask(flow.request);
-    else await this.#runVerb();
+    if (flow.redirect !== null) return this.#redirected(flow.redirect);
+    if (flow.request !== null) return this.#ask(flow.request);
+    return this.#runVerb();
   }
 
   /** Stops what runs, then takes what was handed over. */
@@ -343,7 +344,7 @@ export class Interpreter {
     return new RunningVerb({
       call: this.#call,
       course: this.#course,
-      prompts: promptsOf(this.#call.record.accountSid),
+      prompts: () => promptsOf(this.#call.record.accountSid),
       recordings,
       children: this.#children,
       options: options.verbs,
@@ -394,6 +395,8 @@ export class Interpreter {
       this.#course.save({ isOver: true, document: null });
       return;
     }
+    // The far end went first: nobody is left to answer or to hang up.
+    if (this.#course.why === 'ended') return this.#course.save({ isOver: true, inbox: [] });
     // An empty document is a `<Hangup>`: the call was taken, and is over.
     if (document !== null && endCode === 'CALL_COMPLETED') await answer(this.#context(document));
     await this.#hangup(endCode);
