@@ -1,6 +1,7 @@
 /**
- * Kamailio as the yardstick: the smallest configuration that makes it a stateful proxy, started on
- * loopback for one run. A proxy does less than a back-to-back user agent; the ratio says how much.
+ * Kamailio as the yardstick: the smallest configuration that makes it a stateful proxy and a
+ * registrar that asks for digests, started on loopback for one run. A proxy does less than a
+ * back-to-back user agent; the ratio says how much.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,10 +19,15 @@ export function hasKamailio(): boolean {
   return existsSync('/usr/sbin/kamailio');
 }
 
-export async function startKamailio(options: {
-  port: number;
-  nextPort: number;
-}): Promise<PeerProcess> {
+export interface KamailioOptions {
+  readonly port: number;
+  /** Where calls go on, by the transport they came with. */
+  readonly nextPort: number;
+  /** Whom it registers, as a realm with one user in it. */
+  readonly phone: { readonly realm: string; readonly password: string };
+}
+
+export async function startKamailio(options: KamailioOptions): Promise<PeerProcess> {
   const folder = mkdtempSync(join(tmpdir(), 'tandem-kamailio-'));
   const file = join(folder, 'kamailio.cfg');
   writeFileSync(file, configuration(options));
@@ -49,14 +55,16 @@ export async function startKamailio(options: {
   };
 }
 
-function configuration(options: { port: number; nextPort: number }): string {
+function configuration(options: KamailioOptions): string {
+  const { realm, password } = options.phone;
   return `
 debug=0
 log_stderror=no
 fork=yes
 children=2
-disable_tcp=yes
+tcp_children=2
 listen=udp:127.0.0.1:${options.port}
+listen=tcp:127.0.0.1:${options.port}
 mpath="/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 loadmodule "tm.so"
 loadmodule "rr.so"
@@ -65,9 +73,20 @@ loadmodule "sl.so"
 loadmodule "maxfwd.so"
 loadmodule "textops.so"
 loadmodule "siputils.so"
+loadmodule "auth.so"
+loadmodule "usrloc.so"
+loadmodule "registrar.so"
 modparam("rr", "append_fromtag", 1)
 request_route {
   if (!mf_process_maxfwd_header("10")) { sl_send_reply("483", "Too Many Hops"); exit; }
+  if (is_method("REGISTER")) {
+    if (!pv_www_authenticate("${realm}", "${password}", "0")) {
+      www_challenge("${realm}", "1");
+      exit;
+    }
+    if (!save("location")) sl_reply_error();
+    exit;
+  }
   if (is_method("CANCEL")) { if (t_check_trans()) t_relay(); exit; }
   if (has_totag()) {
     if (loose_route()) { t_relay(); exit; }
@@ -77,7 +96,7 @@ request_route {
   }
   t_check_trans();
   if (is_method("INVITE")) record_route();
-  $du = "sip:127.0.0.1:${options.nextPort}";
+  $du = "sip:127.0.0.1:${options.nextPort};transport=" + $proto;
   if (!t_relay()) sl_reply_error();
   exit;
 }

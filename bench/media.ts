@@ -11,7 +11,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { DEFAULT_LEG_MEDIA } from '../src/call/leg-media.ts';
+import { DEFAULT_LEG_MEDIA } from '../src/call/media-terms.ts';
 import { realClock } from '../src/core/clock.ts';
 import { CODECS } from '../src/core/codec.ts';
 import { silentLog } from '../src/core/log.ts';

@@ -5,13 +5,21 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const BENCHES = ['parser', 'calls', 'media', 'memory'] as const;
+const BENCHES = [
+  ['parser'],
+  ['calls'],
+  ['calls', '--transport', 'tcp'],
+  ['calls', '--work', 'app'],
+  ['calls', '--work', 'register'],
+  ['media'],
+  ['memory'],
+] as const;
 
 let missed = 0;
-for (const name of BENCHES) {
-  process.stdout.write(`\n== ${name}\n`);
+for (const [name, ...options] of BENCHES) {
+  process.stdout.write(`\n== ${[name, ...options].join(' ')}\n`);
   const file = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
-  const ran = spawnSync(process.execPath, [file], { stdio: 'inherit' });
+  const ran = spawnSync(process.execPath, [file, ...options], { stdio: 'inherit' });
   if (ran.status !== 0) missed += 1;
 }
 process.stdout.write(

@@ -15,10 +15,23 @@ interface Answerer {
   readonly run: SippRun;
 }
 
+export type BenchTransport = 'udp' | 'tcp';
+
+/** How SIPp is told of a transport: one socket for all calls. */
+export const SIPP_TRANSPORT = { udp: 'u1', tcp: 't1' } as const;
+
 /** Answers every call for as long as the bench may take. */
-export async function startAnswerer(timeoutSeconds: number): Promise<Answerer> {
+export async function startAnswerer(
+  timeoutSeconds: number,
+  transport: BenchTransport = 'udp',
+): Promise<Answerer> {
   const port = await freePort();
-  const run = startSipp({ scenario: 'answer', port, timeoutSeconds });
+  const run = startSipp({
+    scenario: 'answer',
+    port,
+    timeoutSeconds,
+    transport: SIPP_TRANSPORT[transport],
+  });
   endWithUs(run);
   await sleepMs(500);
   return { port, run };
@@ -34,6 +47,7 @@ export function endWithUs(run: SippRun): void {
 export async function startTrunkedGateway(
   nextPort: number,
   environment: Record<string, string> = {},
+  transport: BenchTransport = 'udp',
 ): Promise<TestGateway> {
   const gateway = await startGateway({ ...RTP_PORTS, ...environment });
   const kill = (): void => void gateway.process.kill('SIGKILL');
@@ -41,7 +55,7 @@ export async function startTrunkedGateway(
   gateway.process.once('exit', () => process.off('exit', kill));
   const trunk = await create(gateway, 'Trunks.json', {
     FriendlyName: 'bench',
-    Gateways: JSON.stringify([{ uri: `sip:127.0.0.1:${nextPort}` }]),
+    Gateways: JSON.stringify([{ uri: `sip:127.0.0.1:${nextPort};transport=${transport}` }]),
     NumberPattern: '+1555*',
     InboundAddress: '127.0.0.1/32',
   });
@@ -51,7 +65,7 @@ export async function startTrunkedGateway(
   return gateway;
 }
 
-async function create(
+export async function create(
   gateway: TestGateway,
   path: string,
   form: Record<string, string>,
