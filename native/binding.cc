@@ -1,6 +1,7 @@
 // The only file that knows Node: the addon's exports create, set, connect, ask, close and start.
 // Its twin is src/media/binding.ts. Arguments are plain data; what is missing or of a wrong type
-// is refused with MEDIA_COMMAND, never guessed.
+// is refused with MEDIA_COMMAND, never guessed. What every call needs, settings and figures of a
+// port, are arrays in a fixed order (src/media/packed.ts).
 //
 // Events: one coalesced call with an ArrayBuffer of 32-byte records that is used again for the
 // next batch, so the callback reads it before it returns. One engine for each Node environment,
@@ -85,41 +86,74 @@ Handle read_handle(const Napi::Value& value) {
   return static_cast<Handle>(out);
 }
 
-PortSettings read_settings(const Fields& in) {
+/// Reads the elements of one array in their order: half the price of members by name. `name` is for
+/// whoever reads the refusal.
+class Elements {
+ public:
+  Elements(const Napi::Value& value, const char* what) : env_(value.Env()) {
+    if (!value.IsArray()) throw bad(env_, std::string(what) + " must be an array");
+    array_ = value.As<Napi::Array>();
+  }
+
+  Napi::Value next() { return array_.Get(at_++); }
+  template <typename T>
+  T integer(const char* name, int64_t min, int64_t max) {
+    const Napi::Value value = next();
+    const double out = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+    if (!(out >= static_cast<double>(min) && out <= static_cast<double>(max))) {
+      throw bad(env_, std::string(name) + " must be a number from " + std::to_string(min) + " to " +
+                          std::to_string(max));
+    }
+    return static_cast<T>(static_cast<int64_t>(out));
+  }
+  bool boolean(const char* name) {
+    const Napi::Value value = next();
+    if (!value.IsBoolean()) throw bad(env_, std::string(name) + " must be a boolean");
+    return value.As<Napi::Boolean>().Value();
+  }
+  Napi::Env env() const { return env_; }
+
+ private:
+  Napi::Env env_;
+  Napi::Array array_;
+  uint32_t at_ = 0;
+};
+
+/// In the order of `packSettings` in src/media/packed.ts.
+PortSettings read_settings(Elements in) {
   PortSettings out;
-  if (in.has("remote")) {
-    const Fields remote = in.object("remote");
-    const std::string ip = remote.text("address");
-    out.remote = Address::parse(ip, remote.integer<uint16_t>("port", 1, 65535));
-    out.remote_rtcp = Address::parse(ip, remote.integer<uint16_t>("rtcpPort", 0, 65535));
-    if (!out.remote.is_set()) throw bad(in.env(), "remote.address must be an IP literal");
-    out.rtcp_mux = remote.boolean("rtcpMux");
+  const Napi::Value ip = in.next();
+  const auto port = in.integer<uint16_t>("remote.port", 0, 65535);
+  const auto rtcp_port = in.integer<uint16_t>("remote.rtcpPort", 0, 65535);
+  out.rtcp_mux = in.boolean("remote.rtcpMux");
+  if (!ip.IsNull()) {
+    if (ip.IsString() && port != 0) {
+      out.remote = Address::parse(ip.As<Napi::String>().Utf8Value(), port);
+    }
+    if (!out.remote.is_set()) throw bad(in.env(), "remote must be an IP literal and a port");
+    out.remote_rtcp = out.remote;
+    out.remote_rtcp.set_port(rtcp_port);
     if (out.remote.is_any()) out.remote = out.remote_rtcp = Address();
   }
   out.codec = in.integer<CodecId>("codec", 0, kCodecCount - 1);
   out.payload_type = in.integer<uint8_t>("payloadType", 0, 127);
   out.receive_payload_type = in.integer<uint8_t>("receivePayloadType", 0, 127);
   out.ptime_ms = in.integer<int>("ptimeMs", 10, 120);
-  if (in.has("dtmf")) {
-    const Fields dtmf = in.object("dtmf");
-    out.has_dtmf = true;
-    out.dtmf_payload_type = dtmf.integer<uint8_t>("payloadType", 0, 127);
-    out.dtmf_receive_payload_type = dtmf.integer<uint8_t>("receivePayloadType", 0, 127);
-    out.dtmf_clock_rate_hz = dtmf.integer<int>("clockRateHz", 8000, 48000);
-  }
+  out.has_dtmf = in.boolean("dtmf");
+  out.dtmf_payload_type = in.integer<uint8_t>("dtmf.payloadType", 0, 127);
+  out.dtmf_receive_payload_type = in.integer<uint8_t>("dtmf.receivePayloadType", 0, 127);
+  out.dtmf_clock_rate_hz = in.integer<int>("dtmf.clockRateHz", 8000, 48000);
   out.direction = in.integer<Direction>("direction", 0, 3);
   out.latch = in.integer<LatchMode>("latch", 0, 2);
-  const Fields opus = in.object("opus");
-  out.opus_bitrate_bps = opus.integer<int>("bitrate", 0, 510'000);
-  out.opus_complexity = opus.integer<int>("complexity", 0, 10);
-  out.opus_fec = opus.boolean("fec");
-  out.opus_dtx = opus.boolean("dtx");
-  const Fields jitter = in.object("jitter");
-  out.jitter_min_ms = jitter.integer<int>("minMs", 0, 1000);
-  out.jitter_max_ms = jitter.integer<int>("maxMs", out.jitter_min_ms, 2000);
+  out.opus_bitrate_bps = in.integer<int>("opus.bitrate", 0, 510'000);
+  out.opus_complexity = in.integer<int>("opus.complexity", 0, 10);
+  out.opus_fec = in.boolean("opus.fec");
+  out.opus_dtx = in.boolean("opus.dtx");
+  out.jitter_min_ms = in.integer<int>("jitter.minMs", 0, 1000);
+  out.jitter_max_ms = in.integer<int>("jitter.maxMs", out.jitter_min_ms, 2000);
   out.silent_timeout_ms = in.integer<int64_t>("silentTimeoutMs", 0, kDayMs);
   out.inband_dtmf = in.boolean("inbandDtmf");
-  if (in.has("proven")) out.proven = in.boolean("proven");
+  out.proven = in.boolean("proven");
   return out;
 }
 
@@ -188,20 +222,6 @@ const char* name_of(Realtime::Scheduling scheduling) {
       break;
   }
   return "normal";
-}
-
-const char* name_of(PortMode mode) {
-  switch (mode) {
-    case PortMode::kRelay:
-      return "relay";
-    case PortMode::kTranscode:
-      return "transcode";
-    case PortMode::kLocal:
-      return "local";
-    case PortMode::kIdle:
-      break;
-  }
-  return "idle";
 }
 
 class Addon final : public Napi::Addon<Addon> {
@@ -353,12 +373,11 @@ Napi::Value Addon::create(const Napi::CallbackInfo& info) {
 
 Napi::Value Addon::set(const Napi::CallbackInfo& info) {
   const Handle handle = read_handle(info[0]);
-  const Fields in(info[1], "settings");
   return with_engine(info, [&](Engine& engine) -> Napi::Value {
     if (engine.is_port(handle)) {
-      engine.set_port(handle, read_settings(in));
+      engine.set_port(handle, read_settings(Elements(info[1], "settings")));
     } else {
-      engine.pause_recorder(handle, in.boolean("paused"));
+      engine.pause_recorder(handle, Fields(info[1], "settings").boolean("paused"));
     }
     return info.Env().Undefined();
   });
@@ -382,36 +401,37 @@ Napi::Object tell(Napi::Env env, const EngineStats& stats) {
   return out;
 }
 
+/// In the order that `unpackStats` in src/media/packed.ts reads.
+Napi::Array tell(Napi::Env env, const PortStats& stats) {
+  Napi::Array out = Napi::Array::New(env);
+  uint32_t at = 0;
+  const auto number = [&](auto value) { out.Set(at++, static_cast<double>(value)); };
+  number(stats.packets_received);
+  number(stats.bytes_received);
+  number(stats.packets_sent);
+  number(stats.bytes_sent);
+  number(stats.packets_lost);
+  number(stats.jitter_ms);
+  number(stats.round_trip_ms);
+  number(stats.remote_loss_fraction);
+  number(stats.late_discards);
+  number(stats.concealed_ms);
+  number(stats.jitter_buffer_ms);
+  number(stats.bad_packets);
+  number(stats.wrong_source);
+  number(stats.mode);
+  number(stats.last_packet_us == 0 ? -1 : (steady_now_us() - stats.last_packet_us) / 1000);
+  number(stats.ssrc_in);
+  number(stats.ssrc_out);
+  out.Set(at, stats.peer.text());
+  return out;
+}
+
 Napi::Value Addon::ask(const Napi::CallbackInfo& info) {
   const Handle handle = read_handle(info[0]);
   return with_engine(info, [&](Engine& engine) -> Napi::Value {
     if (handle == 0) return tell(info.Env(), engine.stats());
-    const PortStats stats = engine.ask(handle);
-    Napi::Object out = Napi::Object::New(info.Env());
-    const auto number = [&out](const char* name, auto value) {
-      out.Set(name, static_cast<double>(value));
-    };
-    number("packetsReceived", stats.packets_received);
-    number("bytesReceived", stats.bytes_received);
-    number("packetsSent", stats.packets_sent);
-    number("bytesSent", stats.bytes_sent);
-    number("packetsLost", stats.packets_lost);
-    number("jitterMs", stats.jitter_ms);
-    number("roundTripMs", stats.round_trip_ms);
-    number("remoteLossFraction", stats.remote_loss_fraction);
-    number("lateDiscards", stats.late_discards);
-    number("concealedMs", stats.concealed_ms);
-    number("jitterBufferMs", stats.jitter_buffer_ms);
-    number("badPackets", stats.bad_packets);
-    number("wrongSource", stats.wrong_source);
-    out.Set("mode", name_of(stats.mode));
-    number("lastPacketAgoMs", stats.last_packet_us == 0
-                                  ? -1
-                                  : (steady_now_us() - stats.last_packet_us) / 1000);
-    number("ssrcIn", stats.ssrc_in);
-    number("ssrcOut", stats.ssrc_out);
-    out.Set("peerAddress", stats.peer.text());
-    return out;
+    return tell(info.Env(), engine.ask(handle));
   });
 }
 

@@ -11,6 +11,8 @@ namespace {
 /// As many as the real-time thread's table has entries.
 constexpr uint32_t kSlotsMax = kObjectsMax;
 
+constexpr char kUnwatched[] = "a media socket cannot be watched";
+
 /// A random canonical name (RFC 7022 §4.2: 96 random bits, here in hexadecimal).
 std::string make_cname(std::mt19937_64& random) {
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -118,9 +120,11 @@ PortPair Engine::take_sockets(const PortRequest& request, int64_t now_us) {
     throw EngineError("PORTS_EXHAUSTED", std::to_string(options_.ports.port_min) + "-" +
                                              std::to_string(options_.ports.port_max));
   }
-  if (!realtime_->claim(*sockets)) {
+  const Reactor& reactor = realtime_->reactor();
+  if (!reactor.has_room(sockets->rtp.fd()) ||
+      (sockets->rtcp.is_open() && !reactor.has_room(sockets->rtcp.fd()))) {
     pool_.give_back(sockets->rtp_port, now_us);
-    throw EngineError("MEDIA_UNAVAILABLE", "a media socket cannot be watched");
+    throw EngineError("MEDIA_UNAVAILABLE", kUnwatched);
   }
   return std::move(*sockets);
 }
@@ -141,6 +145,7 @@ PortMade Engine::create_port(const PortRequest& request) {
     auto port = std::make_unique<Port>(std::move(sockets), identity, now_us);
     port->handle = made.handle;
     Slot& slot = slots_[handle_index(made.handle)];
+    slot.port = port.get();
     slot.stats = port->stats();
     slot.rtp_port = made.rtp_port;
     push({CommandKind::kAddPort, made.handle, 0, false, std::move(port)});
@@ -222,6 +227,10 @@ bool Engine::is_port(Handle handle) const { return find(handle, Kind::kPort) != 
 
 void Engine::set_port(Handle handle, const PortSettings& settings) {
   Slot& slot = need(handle, Kind::kPort, "port");
+  if (!slot.is_watched && !slot.port->attend(realtime_->reactor())) {
+    throw EngineError("MEDIA_UNAVAILABLE", kUnwatched);
+  }
+  slot.is_watched = true;
   slot.settings = settings;
   auto change = plan(slot);
   change->has_settings = true;

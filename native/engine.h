@@ -109,6 +109,8 @@ class Engine {
     Handle owner = 0;  // port of a player or recorder
     std::shared_ptr<const Clip> clip;
     // Of a port:
+    Port* port = nullptr;  // lives as long as the slot is a port's: until `kClose` is carried out
+    bool is_watched = false;
     std::shared_ptr<const SnapshotCell<PortStats>> stats;
     uint16_t rtp_port = 0;
     std::optional<PortSettings> settings;

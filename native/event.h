@@ -112,6 +112,9 @@ class EventRing {
     if (!pending_.exchange(true, std::memory_order_acq_rel)) notify_();
   }
 
+  /// Producer thread: some wait for the consumer to make room; `flush` again soon.
+  bool is_behind() const { return waited() > 0; }
+
   /// Consumer thread.
   bool pop(EventRecord& out) { return ring_.pop(out); }
   uint64_t dropped() const { return dropped_.load(std::memory_order_relaxed); }

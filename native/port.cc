@@ -6,6 +6,19 @@
 #include <utility>
 
 namespace tandem {
+namespace {
+
+/// More than a receive buffer holds; a flood must not keep us here.
+constexpr int kStaleDatagramsMax = 512;
+
+/// Drops what waits in a socket: it was sent to whoever had the port before.
+void empty(int fd) {
+  for (int i = 0; i < kStaleDatagramsMax; i++) {
+    if (recv(fd, nullptr, 0, MSG_DONTWAIT | MSG_TRUNC) < 0) return;
+  }
+}
+
+}  // namespace
 
 Port::Port(PortPair sockets, const PortIdentity& identity, int64_t now_us)
     : sockets_(std::move(sockets)),
@@ -19,12 +32,20 @@ Port::Port(PortPair sockets, const PortIdentity& identity, int64_t now_us)
   publish();
 }
 
-void Port::open(PortHost& host) {
-  host_ = &host;
-  host.reactor().add(sockets_.rtp.fd(), this, kRtpChannel);
-  if (!is_mux_) host.reactor().add(sockets_.rtcp.fd(), this, kRtcpChannel);
-  if (!has_phase_) phase_ = host.wheel().lightest();
-  host.wheel().add(this, phase_);
+bool Port::attend(Reactor& reactor) {
+  empty(sockets_.rtp.fd());
+  if (!is_mux_) empty(sockets_.rtcp.fd());
+  if (!reactor.add(sockets_.rtp.fd(), this, kRtpChannel)) return false;
+  if (is_mux_ || reactor.add(sockets_.rtcp.fd(), this, kRtcpChannel)) return true;
+  reactor.remove(sockets_.rtp.fd());
+  return false;
+}
+
+/// Settings came for the first time: from now on there is work.
+void Port::begin() {
+  if (!has_phase_) phase_ = host_->wheel().lightest();
+  host_->wheel().add(this, phase_);
+  has_settings_ = true;
 }
 
 void Port::change(PortChange& change, int64_t now_us) {
@@ -40,7 +61,7 @@ void Port::change(PortChange& change, int64_t now_us) {
     const Address remote_before = settings_.remote;
     std::swap(silence_, change.silence);
     settings_ = change.settings;
-    has_settings_ = true;
+    if (!has_settings_) begin();
     settings_us_ = now_us;
     is_silent_ = false;
     packet_ms_ = usable_ptime_ms(settings_.codec, settings_.ptime_ms);
@@ -88,7 +109,7 @@ void Port::close(int64_t now_us) {
   if (out_.packets() > 0) send_report(now_us, true);
   host_->reactor().remove(sockets_.rtp.fd());
   if (!is_mux_) host_->reactor().remove(sockets_.rtcp.fd());
-  host_->wheel().remove(this, phase_);
+  if (has_settings_) host_->wheel().remove(this, phase_);
 }
 
 bool Port::add_player(Player* player) {
@@ -164,20 +185,18 @@ void Port::update_bridge() {
 /// The stages of one 20 ms turn, in order.
 void Port::tick(int64_t now_us) {
   if (now_us < rest_until_us_) return;
-  if (has_settings_) {
-    update_mode();
-    listen(now_us);
-    if (peer_ != nullptr) hand_over(now_us);
-    if (peer_ == nullptr) {
-      speak({}, now_us);
-    } else if (peer_->is_relaying_) {
-      speak_relayed(now_us);
-    }
-    watch(now_us);
-    step_recorders();
-    connect_socket();
-    if (rtcp_.is_due(now_us)) send_report(now_us, false);
+  update_mode();
+  listen(now_us);
+  if (peer_ != nullptr) hand_over(now_us);
+  if (peer_ == nullptr) {
+    speak({}, now_us);
+  } else if (peer_->is_relaying_) {
+    speak_relayed(now_us);
   }
+  watch(now_us);
+  step_recorders();
+  connect_socket();
+  if (rtcp_.is_due(now_us)) send_report(now_us, false);
   publish();
   rest_until_us_ = next_work_us();
 }
@@ -185,7 +204,6 @@ void Port::tick(int64_t now_us) {
 /// When the next tick has something to do, unless something stirs the port before: at once, but
 /// for a leg whose packets are relayed both ways and one that stands alone and must not speak.
 int64_t Port::next_work_us() const {
-  if (!has_settings_) return kNever;
   const bool is_relay = peer_ != nullptr && is_relaying_ && peer_->is_relaying_;
   const bool is_mute = peer_ == nullptr && !may_send();
   const bool is_digit = (event_receiver_ && event_receiver_->active()) ||

@@ -57,8 +57,12 @@ class Port final : public Resource, public DatagramHandler {
   /// For the control thread: the latest statistics, as of the last tick.
   std::shared_ptr<const SnapshotCell<PortStats>> stats() const { return stats_cell_; }
 
-  // Life and joining (real-time thread).
-  void open(PortHost& host);
+  /// Begins receiving; what came before is dropped. False: the kernel refuses. Control thread.
+  bool attend(Reactor& reactor);
+
+  // Life and joining (real-time thread). A port that was never told what to speak neither ticks
+  // nor receives: ports made ahead of need cost nothing.
+  void open(PortHost& host) { host_ = &host; }
   void change(PortChange& change, int64_t now_us);
   void connect(Port* peer, int64_t now_us);
   /// Says goodbye, ends players and recorders, leaves the reactor and the wheel.
@@ -86,6 +90,7 @@ class Port final : public Resource, public DatagramHandler {
   static constexpr int64_t kNever = INT64_MAX;
 
   // port.cc
+  void begin();
   void update_mode();
   void update_bridge();
   void listen(int64_t now_us);

@@ -1,7 +1,7 @@
 // The datagram I/O of one real-time thread, in completion style: the backend owns the receive
 // buffers and hands whole datagrams to their owner; sends are given to the backend, which may do
 // them at once (epoll) or queue them to go with the next wait (a ring). Nothing here knows RTP.
-// Real-time thread only, but for `claim()` and `wake()`, which any thread may call.
+// Real-time thread only, but for `has_room()`, `add()` and `wake()`, which any thread may call.
 #pragma once
 
 #include <cstddef>
@@ -34,12 +34,13 @@ class Reactor {
   virtual ~Reactor() = default;
 
   virtual const char* name() const = 0;
-  /// Reserves what watching `fd` takes; false when the kernel or the table refuses. Any thread, so
-  /// that whoever makes a socket learns at once that it would stay deaf. Undone by closing `fd`.
-  virtual bool claim(int fd) = 0;
-  /// Begins receiving on a claimed `fd` for `handler`; `channel` comes back with each datagram.
-  virtual void add(int fd, DatagramHandler* handler, uint32_t channel) = 0;
-  /// After this no datagram of `fd` is delivered, not even one already harvested.
+  /// Whether `fd` could be watched: who makes a socket learns at once that it would stay deaf.
+  virtual bool has_room(int fd) const = 0;
+  /// Begins receiving on `fd` for `handler`, which must live until `remove`; `channel` comes back
+  /// with each datagram. False: the kernel refuses.
+  virtual bool add(int fd, DatagramHandler* handler, uint32_t channel) = 0;
+  /// After this no datagram of `fd` is delivered, not even one already harvested. What was never
+  /// added costs nothing.
   virtual void remove(int fd) = 0;
   /// `to` null: the socket is connected. False: not sent (buffer full, unreachable); never fatal.
   virtual bool send(int fd, std::span<const uint8_t> datagram, const Address* to) = 0;

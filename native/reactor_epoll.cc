@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <vector>
 
@@ -19,9 +20,9 @@ namespace {
 class EpollReactor final : public Reactor {
  public:
   explicit EpollReactor(size_t descriptors_max)
-      : epoll_(epoll_create1(EPOLL_CLOEXEC)), wakeup_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-    entries_.resize(descriptors_max);
-  }
+      : epoll_(epoll_create1(EPOLL_CLOEXEC)),
+        wakeup_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+        entries_(descriptors_max) {}
 
   bool start() {
     if (!epoll_.is_open() || !wakeup_.is_open()) return false;
@@ -33,26 +34,27 @@ class EpollReactor final : public Reactor {
 
   const char* name() const override { return "epoll"; }
 
-  bool claim(int fd) override {
-    if (fd < 0 || static_cast<size_t>(fd) >= entries_.size()) return false;
-    // No events yet: nobody would take them, and the wait would spin.
-    epoll_event event{};
-    event.data.fd = fd;
-    return epoll_ctl(epoll_.fd(), EPOLL_CTL_ADD, fd, &event) == 0;
+  bool has_room(int fd) const override {
+    return fd >= 0 && static_cast<size_t>(fd) < entries_.size();
   }
 
-  void add(int fd, DatagramHandler* handler, uint32_t channel) override {
-    entries_[static_cast<size_t>(fd)] = {handler, channel};
+  bool add(int fd, DatagramHandler* handler, uint32_t channel) override {
+    Entry& entry = entries_[static_cast<size_t>(fd)];
+    entry.channel = channel;
+    // First the entry: an event nobody takes would make the wait spin.
+    entry.handler.store(handler, std::memory_order_release);
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    epoll_ctl(epoll_.fd(), EPOLL_CTL_MOD, fd, &event);
+    if (epoll_ctl(epoll_.fd(), EPOLL_CTL_ADD, fd, &event) == 0) return true;
+    entry.handler.store(nullptr, std::memory_order_release);
+    return false;
   }
 
   void remove(int fd) override {
-    if (fd < 0 || static_cast<size_t>(fd) >= entries_.size()) return;
+    Entry& entry = entries_[static_cast<size_t>(fd)];
+    if (entry.handler.exchange(nullptr, std::memory_order_acq_rel) == nullptr) return;
     epoll_ctl(epoll_.fd(), EPOLL_CTL_DEL, fd, nullptr);
-    entries_[static_cast<size_t>(fd)] = {};
   }
 
   bool send(int fd, std::span<const uint8_t> datagram, const Address* to) override {
@@ -85,7 +87,7 @@ class EpollReactor final : public Reactor {
 
  private:
   struct Entry {
-    DatagramHandler* handler = nullptr;
+    std::atomic<DatagramHandler*> handler = nullptr;
     uint32_t channel = 0;
   };
   static constexpr int kEventsMax = 256;
@@ -132,7 +134,8 @@ class EpollReactor final : public Reactor {
   void receive(int fd, int64_t now_us) {
     // Checked first: a handler called earlier in this harvest may have removed this one.
     const Entry& entry = entries_[static_cast<size_t>(fd)];
-    if (entry.handler == nullptr) return;
+    DatagramHandler* const handler = entry.handler.load(std::memory_order_acquire);
+    if (handler == nullptr) return;
     Address from;
     socklen_t size = Address::kSizeMax;
     // MSG_TRUNC reports the real length, so an oversized datagram is seen and dropped.
@@ -140,8 +143,7 @@ class EpollReactor final : public Reactor {
         recvfrom(fd, buffer_.data(), buffer_.size(), MSG_TRUNC, from.data(), &size);
     // ECONNREFUSED is an ICMP answer to something we sent: the peer is not listening yet.
     if (got < 0 || static_cast<size_t>(got) > buffer_.size()) return;
-    entry.handler->on_datagram(entry.channel, {buffer_.data(), static_cast<size_t>(got)}, from,
-                               now_us);
+    handler->on_datagram(entry.channel, {buffer_.data(), static_cast<size_t>(got)}, from, now_us);
   }
 
   static constexpr int64_t kGatherUs = 1'000;

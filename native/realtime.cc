@@ -65,11 +65,6 @@ bool Realtime::push(Command&& command) {
   return true;
 }
 
-bool Realtime::claim(const PortPair& sockets) {
-  return reactor_->claim(sockets.rtp.fd()) &&
-         (!sockets.rtcp.is_open() || reactor_->claim(sockets.rtcp.fd()));
-}
-
 void Realtime::run() {
   wheel_.start(steady_now_us());
   while (!is_stopping_) {
@@ -85,11 +80,12 @@ void Realtime::run() {
   events_.flush();
 }
 
-/// An empty wheel needs no slots: the thread sleeps until a command comes.
+/// An empty wheel needs no slots: the thread sleeps until a command comes, unless events wait.
 int64_t Realtime::wait_until_us() {
   if (!wheel_.empty()) return wheel_.next_us();
   is_dozing_.store(true);
-  return steady_now_us() + (is_asked_.load() ? kSlotUs : kIdleWaitUs);
+  const bool is_busy = is_asked_.load() || events_.is_behind();
+  return steady_now_us() + (is_busy ? kSlotUs : kIdleWaitUs);
 }
 
 void Realtime::drain() {

@@ -32,13 +32,12 @@ class Realtime final : public PortHost, private WakeHandler {
   /// False (and `command` untouched) when the ring is full. Takes effect within a slot of the
   /// wheel, and before any packet that comes later: a thread that turns anyway is not woken.
   bool push(Command&& command);
-  /// Reserves what the thread needs to watch these sockets.
-  bool claim(const PortPair& sockets);
+  /// Where the thread watches sockets.
+  Reactor& reactor() override { return *reactor_; }
   const char* backend() const { return reactor_->name(); }
   uint64_t events_dropped() const { return events_.dropped(); }
 
   // For ports:
-  Reactor& reactor() override { return *reactor_; }
   EventRing& events() override { return events_; }
   Wheel<Port>& wheel() override { return wheel_; }
   std::span<uint8_t> scratch() override { return scratch_; }

@@ -15,8 +15,8 @@ import type {
   Handle,
   MediaAddon,
   NativeEvent,
+  PackedSettings,
   PlayerOptions,
-  PortSettings,
   Started,
 } from './media/binding.ts';
 import { decodeEvents, loadAddon } from './media/binding.ts';
@@ -33,7 +33,7 @@ import type {
   RecordDone,
   Result,
 } from './media/protocol.ts';
-import { PROTOCOL } from './media/protocol.ts';
+import { DONE, PROTOCOL } from './media/protocol.ts';
 import { ControlServer } from './media/socket.ts';
 import type { WorkerArguments } from './media/supervisor.ts';
 
@@ -63,7 +63,7 @@ interface MediaPort {
   readonly rtpPort: number;
   readonly rtcpPort: number;
   readonly ssrc: number;
-  settings: PortSettings | null;
+  settings: PackedSettings | null;
   /** By kind and id, oldest first. */
   readonly effects: Map<string, Effect>;
   missed: PortEvent[];
@@ -86,7 +86,7 @@ class MediaWorker {
     this.#options = options;
     this.#clock = clock;
     const { socketPath: path, limits } = options;
-    this.#server = new ControlServer({ path, clock, limits, handlers: this.#handlers() });
+    this.#server = new ControlServer({ path, limits, handlers: this.#handlers() });
     this.#server.on('gateway', (isConnected) => this.#gateway(isConnected));
   }
 
@@ -135,11 +135,11 @@ class MediaWorker {
         const found = this.#port(port);
         guarded('set', () => this.#media().addon.set(port, settings));
         found.settings = settings;
-        return {};
+        return DONE;
       },
       connect: ({ port, peer }) => {
         guarded('connect', () => this.#media().addon.connect(port, peer));
-        return {};
+        return DONE;
       },
       ask: ({ port }) => guarded('ask', () => this.#media().addon.ask(port)),
       closePort: ({ port }) => {
@@ -158,13 +158,13 @@ class MediaWorker {
         if (effect !== undefined && effect.outcome === null) {
           guarded('set', () => this.#media().addon.set(effect.handle, { paused }));
         }
-        return {};
+        return DONE;
       },
       attach: ({ port }) => this.#attach(this.#port(port)),
       list: () => ({ ports: [...this.#ports.keys()] }),
       quit: () => {
         this.quit();
-        return {};
+        return DONE;
       },
     };
   }
@@ -325,7 +325,7 @@ class MediaWorker {
     const port = this.#port(handle);
     const effect = port.effects.get(key);
     if (effect !== undefined && effect.outcome === null) this.#end(port, effect);
-    return {};
+    return DONE;
   }
 
   #end(port: MediaPort, effect: Effect): void {

@@ -130,6 +130,7 @@ export class LocalBus implements Bus {
   #isClosed = false;
   #turn = 0;
   readonly #pending = new Set<PendingRequest>();
+  readonly #onTurn = (): void => this.#drain();
 
   constructor(options: LocalBusOptions) {
     this.#options = options;
@@ -138,6 +139,11 @@ export class LocalBus implements Bus {
   /** Messages that wait for delivery. */
   get depth(): number {
     return this.#queue.length - this.#head;
+  }
+
+  /** 1: nothing more is taken. */
+  get fullness(): number {
+    return this.depth / this.#options.queueDepthMax;
   }
 
   publish<T extends object>(subject: Subject<T>, message: T): void {
@@ -247,7 +253,7 @@ export class LocalBus implements Bus {
     this.#queue.push(envelope);
     if (this.#isDraining || this.#isScheduled) return;
     this.#isScheduled = true;
-    queueMicrotask(() => this.#drain());
+    queueMicrotask(this.#onTurn);
   }
 
   #drain(): void {
@@ -271,7 +277,7 @@ export class LocalBus implements Bus {
     this.#queue = this.#queue.slice(this.#head);
     this.#head = 0;
     this.#isScheduled = true;
-    setImmediate(() => this.#drain());
+    setImmediate(this.#onTurn);
   }
 
   #deliver(envelope: Envelope): void {

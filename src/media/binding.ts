@@ -134,6 +134,55 @@ export interface PortStats {
   readonly peerAddress: string;
 }
 
+/** `PortSettings` as they travel: see `packed.ts`. */
+export type PackedSettings = readonly [
+  remoteAddress: string | null,
+  remotePort: number,
+  remoteRtcpPort: number,
+  remoteRtcpMux: boolean,
+  codec: number,
+  payloadType: number,
+  receivePayloadType: number,
+  ptimeMs: number,
+  hasDtmf: boolean,
+  dtmfPayloadType: number,
+  dtmfReceivePayloadType: number,
+  dtmfClockRateHz: number,
+  direction: number,
+  latch: number,
+  opusBitrate: number,
+  opusComplexity: number,
+  opusFec: boolean,
+  opusDtx: boolean,
+  jitterMinMs: number,
+  jitterMaxMs: number,
+  silentTimeoutMs: number,
+  inbandDtmf: boolean,
+  proven: boolean,
+];
+
+/** `PortStats` as they travel. */
+export type PackedStats = readonly [
+  packetsReceived: number,
+  bytesReceived: number,
+  packetsSent: number,
+  bytesSent: number,
+  packetsLost: number,
+  jitterMs: number,
+  roundTripMs: number,
+  remoteLossFraction: number,
+  lateDiscards: number,
+  concealedMs: number,
+  jitterBufferMs: number,
+  badPackets: number,
+  wrongSource: number,
+  mode: number,
+  lastPacketAgoMs: number,
+  ssrcIn: number,
+  ssrcOut: number,
+  peerAddress: string,
+];
+
 /** Of the whole engine; counters since its start. */
 export interface EngineStats {
   readonly ports: number;
@@ -162,12 +211,12 @@ export interface MediaAddon {
   ): { readonly handle: Handle; readonly durationMs: number };
   create(kind: 'player', options: PlayerOptions): { readonly handle: Handle };
   create(kind: 'recorder', options: RecorderOptions): { readonly handle: Handle };
-  set(port: Handle, settings: PortSettings): void;
+  set(port: Handle, settings: PackedSettings): void;
   set(recorder: Handle, settings: { readonly paused: boolean }): void;
   /** Bridges two ports; `b` 0 unbridges. */
   connect(a: Handle, b: Handle): void;
   ask(engine: 0): EngineStats;
-  ask(port: Handle): PortStats;
+  ask(port: Handle): PackedStats;
   close(handle: Handle): void;
 }
 

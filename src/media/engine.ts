@@ -10,7 +10,8 @@ import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
-import type { PortSettings } from './binding.ts';
+import type { Handle, PortSettings } from './binding.ts';
+import { packSettings, unpackSettings } from './packed.ts';
 import { newSsrc, Port, type PortHost, type PortRecord, type PortRef } from './port.ts';
 import type { Attached, PortEventMessage } from './protocol.ts';
 import { type SpareKind, type SparePort, SparePorts } from './spares.ts';
@@ -36,7 +37,7 @@ export const DEFAULT_MEDIA_ENGINE_OPTIONS: MediaEngineOptions = {
   closeTimeoutMs: 2_000,
   restoreTimeoutMs: 10_000,
   restoresMax: 3,
-  sparePortsMax: 16,
+  sparePortsMax: 64,
 };
 
 export interface PortRequest {
@@ -57,11 +58,9 @@ export class MediaEngine {
   readonly #supervisor: Supervisor;
   readonly #options: MediaEngineOptions;
   readonly #address: string;
-  /** By every name a port has had. */
-  readonly #ports = new Map<string, Port>();
+  /** By every name a port has had: worker, then handle. How many a worker has is its load. */
+  readonly #ports = new Map<number, Map<Handle, Port>>();
   readonly #live = new Set<Port>();
-  /** Names by worker, kept by `name` and `forget` so that no choice has to count. */
-  readonly #loads = new Map<number, number>();
   /** Ports asked for and not made yet, by worker. */
   readonly #asked = new Map<number, number>();
   /** Where the ports of a group are, and how many they are. */
@@ -102,6 +101,12 @@ export class MediaEngine {
     return this.#supervisor.start();
   }
 
+  /** Whether the port is there, be it on its way to another worker. */
+  has(ref: PortRef): boolean {
+    const state = this.#find(ref)?.state;
+    return state === 'live' || state === 'restoring';
+  }
+
   /** Local address of ports that ask for none. */
   get address(): string {
     return this.#address;
@@ -109,7 +114,7 @@ export class MediaEngine {
 
   async createPort(request: PortRequest): Promise<Port> {
     const { group = '' } = request;
-    const near = request.near === undefined ? null : this.#ports.get(key(request.near));
+    const near = request.near === undefined ? null : this.#find(request.near);
     if (near === undefined) throw unavailable('the port to be near to is gone');
     if (near !== null && near.state !== 'live') await near.settled();
     const worker = near === null ? this.#workerOf(group) : near.worker;
@@ -117,15 +122,16 @@ export class MediaEngine {
     if (load >= this.#options.portsPerWorkerMax) {
       throw new GatewayError('OVERLOADED', { limit: 'media.portsPerWorkerMax' });
     }
-    const kind = { address: request.address ?? this.#address, rtcpMux: request.rtcpMux };
+    const { address = this.#address, rtcpMux, settings = null } = request;
+    const kind = { address, rtcpMux };
     this.#enter(group, worker);
     try {
       const spare = this.#spares.take(worker, kind);
-      const made = spare ?? (await this.#make(worker, { ...kind, settings: request.settings }));
+      const made = spare ?? (await this.#make(worker, kind, settings));
       const { handle, rtpPort, rtcpPort, ssrc } = made;
       const ref = { worker: worker.id, handle };
-      const settings = request.settings ?? null;
-      const record = { ref, ...kind, rtpPort, rtcpPort, ssrc, group, settings, peer: null };
+      const peer = null;
+      const record = { ref, address, rtcpMux, rtpPort, rtcpPort, ssrc, group, settings, peer };
       const port = this.#add(worker, record);
       if (spare !== null && settings !== null) this.#begin(port, settings);
       this.#spares.refill(worker, kind);
@@ -145,9 +151,10 @@ export class MediaEngine {
     const alive = this.#supervisor.live.find((worker) => worker.id === record.ref.worker);
     const attached = alive === undefined ? null : await this.#attach(alive, record.ref);
     if (alive !== undefined && attached !== null) {
-      const { missed, plays: _, recordings: __, ...known } = attached;
+      const { missed, rtpPort, rtcpPort, ssrc } = attached;
+      const settings = attached.settings === null ? null : unpackSettings(attached.settings);
       this.#enter(record.group ?? '', alive);
-      const port = this.#add(alive, { ...record, ...known });
+      const port = this.#add(alive, { ...record, rtpPort, rtcpPort, ssrc, settings });
       port.takeLater(missed);
       this.#rebridge(port, record.peer);
       return port;
@@ -157,7 +164,7 @@ export class MediaEngine {
     const heir = this.#supervisor.live.find((worker) => worker.slot === slot);
     const worker = heir ?? this.#leastLoaded();
     this.#enter(record.group ?? '', worker);
-    const port = this.#add(worker, record);
+    const port = this.#add(worker, { ...record });
     port.workerDown();
     if (heir === undefined) port.lose();
     else await this.#restore(port, heir);
@@ -175,7 +182,7 @@ export class MediaEngine {
       const { id, client } = worker;
       const { ports } = await client.request('list', {});
       const unclaimed = ports.filter((handle) => {
-        return !this.#ports.has(key({ worker: id, handle })) && !this.#spares.has(worker, handle);
+        return !this.#find({ worker: id, handle }) && !this.#spares.has(worker, handle);
       });
       closed += unclaimed.length;
       await Promise.all(unclaimed.map((port) => client.request('closePort', { port })));
@@ -243,12 +250,15 @@ export class MediaEngine {
   }
 
   #dispatch(worker: LiveWorker, events: readonly PortEventMessage[]): void {
-    for (const { port: handle, event } of events) {
-      this.#ports.get(key({ worker: worker.id, handle }))?.take(event);
-    }
+    const ports = this.#ports.get(worker.id);
+    for (const { port, event } of events) ports?.get(port)?.take(event);
   }
 
   // --- Ports -----------------------------------------------------------------------------------
+
+  #find(ref: PortRef): Port | undefined {
+    return this.#ports.get(ref.worker)?.get(ref.handle);
+  }
 
   #add(worker: LiveWorker, record: PortRecord): Port {
     const port = new Port({ host: this.#host, worker, record });
@@ -259,11 +269,15 @@ export class MediaEngine {
   /** Asks the worker for one port, as there is no spare one. */
   async #make(
     worker: LiveWorker,
-    wanted: SpareKind & { readonly settings: PortSettings | undefined },
+    kind: SpareKind,
+    settings: PortSettings | null,
   ): Promise<SparePort> {
     const ssrc = newSsrc(this.#clock);
-    const { address, rtcpMux, settings } = wanted;
-    const args = { address, rtcpMux, ssrc, ...(settings === undefined ? {} : { settings }) };
+    const args = {
+      ...kind,
+      ssrc,
+      ...(settings === null ? {} : { settings: packSettings(settings) }),
+    };
     this.#asked.set(worker.id, (this.#asked.get(worker.id) ?? 0) + 1);
     try {
       return { ...(await worker.client.request('createPort', args)), ssrc };
@@ -284,7 +298,7 @@ export class MediaEngine {
 
   /** A bridge of the record: the end that is adopted second finds the first. */
   #rebridge(port: Port, peer: PortRef | null): void {
-    const other = peer === null ? undefined : this.#ports.get(key(peer));
+    const other = peer === null ? undefined : this.#find(peer);
     if (other !== undefined && port.state === 'live') port.adoptPeer(other);
   }
 
@@ -320,7 +334,7 @@ export class MediaEngine {
   }
 
   #load(worker: LiveWorker): number {
-    return (this.#loads.get(worker.id) ?? 0) + (this.#asked.get(worker.id) ?? 0);
+    return (this.#ports.get(worker.id)?.size ?? 0) + (this.#asked.get(worker.id) ?? 0);
   }
 
   #makeHost(metrics: Metrics): PortHost {
@@ -332,27 +346,23 @@ export class MediaEngine {
     metrics.gauge('tandem_media_ports', 'RTP ports in use', () => this.#live.size);
     metrics.gauge('tandem_media_workers', 'Media workers up', () => this.#supervisor.live.length);
     const { closeTimeoutMs, restoreTimeoutMs, restoresMax } = this.#options;
-    const add = (ref: PortRef, count: number): void => {
-      const load = (this.#loads.get(ref.worker) ?? 0) + count;
-      if (load > 0) this.#loads.set(ref.worker, load);
-      else this.#loads.delete(ref.worker);
-    };
     return {
       clock: this.#clock,
       closeTimeoutMs,
       restoreTimeoutMs,
       restoresMax,
-      find: (ref) => this.#ports.get(key(ref)),
+      find: (ref) => this.#find(ref),
       name: (ref, port) => {
-        this.#ports.set(key(ref), port);
-        add(ref, 1);
+        const ports = this.#ports.get(ref.worker) ?? new Map<Handle, Port>();
+        this.#ports.set(ref.worker, ports.set(ref.handle, port));
       },
       forget: (port, names, group) => {
         this.#live.delete(port);
         this.#leave(group);
-        for (const ref of names) {
-          this.#ports.delete(key(ref));
-          add(ref, -1);
+        for (const { worker, handle } of names) {
+          const ports = this.#ports.get(worker);
+          ports?.delete(handle);
+          if (ports?.size === 0) this.#ports.delete(worker);
         }
       },
       count: (outcome) => restored.inc({ outcome }),
@@ -362,10 +372,6 @@ export class MediaEngine {
   #failed(what: string, error: GatewayError): void {
     this.#log.warn({ what, code: error.code, problem: error.message }, 'media port trouble');
   }
-}
-
-function key(ref: PortRef): string {
-  return `${ref.worker}:${ref.handle}`;
 }
 
 function unavailable(problem: string): GatewayError {

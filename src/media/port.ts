@@ -17,6 +17,7 @@ import type {
   PortStats,
   RecordEnd,
 } from './binding.ts';
+import { packSettings, unpackStats } from './packed.ts';
 import type {
   Args,
   ControlVerb,
@@ -84,7 +85,7 @@ export class Port extends EventEmitter<PortEvents> {
   readonly #host: PortHost;
   readonly #names: PortRef[];
   #worker: LiveWorker;
-  #record: PortRecord;
+  readonly #record: { -readonly [K in keyof PortRecord]: PortRecord[K] };
   #peer: Port | null = null;
   #state: State = 'live';
   readonly #playing = new Map<string, Playing>();
@@ -95,6 +96,7 @@ export class Port extends EventEmitter<PortEvents> {
   #giveUp: Timer | null = null;
   #drained: (() => void) | null = null;
 
+  /** The record is the port's own from here on. */
   constructor(options: { host: PortHost; worker: LiveWorker; record: PortRecord }) {
     super();
     this.#host = options.host;
@@ -115,10 +117,6 @@ export class Port extends EventEmitter<PortEvents> {
 
   get address(): string {
     return this.#record.address;
-  }
-
-  get group(): string {
-    return this.#record.group ?? '';
   }
 
   get rtpPort(): number {
@@ -142,8 +140,8 @@ export class Port extends EventEmitter<PortEvents> {
   }
 
   async set(settings: PortSettings): Promise<void> {
-    this.#record = { ...this.#record, settings };
-    await this.#tell('setPort', (port) => ({ port, settings }));
+    this.#record.settings = settings;
+    await this.#tell('setPort', argsOf(settings));
   }
 
   /** An id that plays is left playing; the outcome of one that ended comes again. */
@@ -216,7 +214,7 @@ export class Port extends EventEmitter<PortEvents> {
 
   async stats(): Promise<PortStats> {
     const ask = (port: Handle): Args<'ask'> => ({ port });
-    return (await this.#tell('ask', ask)) ?? (await this.#request('ask', ask));
+    return unpackStats((await this.#tell('ask', ask)) ?? (await this.#request('ask', ask)));
   }
 
   /**
@@ -233,11 +231,12 @@ export class Port extends EventEmitter<PortEvents> {
     let stats: PortStats | null = null;
     if (wasLive && !this.#worker.client.isClosed) {
       try {
-        ({ stats } = await this.#request('closePort', (port) => ({ port })));
+        const { stats: last } = await this.#request('closePort', (port) => ({ port }));
+        if (last !== null) stats = unpackStats(last);
       } catch {} // the worker is gone, and with it the port and its figures
     }
     if (this.#recording.size > 0) await this.#drain();
-    this.#host.forget(this, this.#names, this.group);
+    this.#host.forget(this, this.#names, this.#record.group ?? '');
     return stats;
   }
 
@@ -315,7 +314,7 @@ export class Port extends EventEmitter<PortEvents> {
     }
     const ref: PortRef = { worker: worker.id, handle: made.handle };
     this.#worker = worker;
-    this.#record = { ...this.#record, ref, ssrc, rtcpPort: made.rtcpPort };
+    Object.assign(this.#record, { ref, ssrc, rtcpPort: made.rtcpPort });
     this.#names.push(ref);
     this.#host.name(ref, this);
     await this.#replay();
@@ -339,7 +338,7 @@ export class Port extends EventEmitter<PortEvents> {
     this.#state = 'lost';
     this.#join(null);
     this.#settle(false);
-    this.#host.forget(this, this.#names, this.group);
+    this.#host.forget(this, this.#names, this.#record.group ?? '');
     this.#host.count('lost');
     this.#endRecordings('failed');
     // Later, as all events: whoever gets a port adds its listeners in that turn.
@@ -389,8 +388,7 @@ export class Port extends EventEmitter<PortEvents> {
   }
 
   async #start(playing: Playing): Promise<void> {
-    const offsetMs = playing.heardMs;
-    const play = playing.request;
+    const { request: play, heardMs: offsetMs } = playing;
     const result = await this.#tell('play', (port) => ({ port, play, offsetMs }));
     if (result === null) return;
     playing.clipMs = result.clipMs;
@@ -400,7 +398,7 @@ export class Port extends EventEmitter<PortEvents> {
   async #replay(): Promise<void> {
     const { settings } = this.#record;
     const work: Promise<object>[] = [];
-    if (settings !== null) work.push(this.#request('setPort', (port) => ({ port, settings })));
+    if (settings !== null) work.push(this.#request('setPort', argsOf(settings)));
     const startedMs = this.#host.clock.monotonicMs();
     for (const playing of this.#playing.values()) {
       const { playId } = playing.request;
@@ -484,6 +482,11 @@ export class Port extends EventEmitter<PortEvents> {
       };
     });
   }
+}
+
+function argsOf(settings: PortSettings): (port: Handle) => Args<'setPort'> {
+  const packed = packSettings(settings);
+  return (port) => ({ port, settings: packed });
 }
 
 function unjoinable(problem: string): GatewayError {

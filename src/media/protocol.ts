@@ -6,9 +6,9 @@
 import type {
   DigitSource,
   Handle,
+  PackedSettings,
+  PackedStats,
   PlayEnd,
-  PortSettings,
-  PortStats,
   RecordEnd,
   RecorderOptions,
   Started,
@@ -16,7 +16,7 @@ import type {
 } from './binding.ts';
 
 /** Counted up when either end would misread the other; `hello` compares. */
-export const PROTOCOL = 3;
+export const PROTOCOL = 4;
 
 /** What a port can be told to play. Plain data; travels through leg commands. */
 export type PlaySource =
@@ -82,7 +82,7 @@ export interface Attached {
   readonly rtpPort: number;
   readonly rtcpPort: number;
   readonly ssrc: number;
-  readonly settings: PortSettings | null;
+  readonly settings: PackedSettings | null;
   readonly plays: readonly string[];
   readonly recordings: readonly string[];
   /** Happened while no gateway listened, in order. */
@@ -95,6 +95,8 @@ interface Exchange<Args, Result> {
   readonly result: Result;
 }
 type Nothing = Readonly<Record<string, never>>;
+/** What a verb answers that has nothing to tell but that it was done. */
+export const DONE: Nothing = {};
 
 /** Every verb of the protocol. `play` and `record` answer the outcome when the id is an old one. */
 export interface ControlVerbs {
@@ -107,7 +109,7 @@ export interface ControlVerbs {
       readonly ssrc: number;
       readonly rtpPort?: number;
       /** What the port is to speak, where that is known already: saves a `setPort`. */
-      readonly settings?: PortSettings;
+      readonly settings?: PackedSettings;
     },
     PortMade
   >;
@@ -116,12 +118,12 @@ export interface ControlVerbs {
     { readonly address: string; readonly rtcpMux: boolean; readonly ssrcs: readonly number[] },
     { readonly ports: readonly (PortMade & { readonly ssrc: number })[] }
   >;
-  setPort: Exchange<OnPort & { readonly settings: PortSettings }, Nothing>;
+  setPort: Exchange<OnPort & { readonly settings: PackedSettings }, Nothing>;
   /** `peer` 0 unbridges. */
   connect: Exchange<OnPort & { readonly peer: Handle }, Nothing>;
-  ask: Exchange<OnPort, PortStats>;
+  ask: Exchange<OnPort, PackedStats>;
   /** Answers the last figures of the port; null when there is no such port. */
-  closePort: Exchange<OnPort, { readonly stats: PortStats | null }>;
+  closePort: Exchange<OnPort, { readonly stats: PackedStats | null }>;
   play: Exchange<
     OnPort & { readonly play: PlayRequest; readonly offsetMs: number },
     { readonly outcome: PlayDone | null; readonly clipMs: number }

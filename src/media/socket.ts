@@ -1,11 +1,11 @@
 /**
  * The control protocol between the gateway and one media worker, both ends: newline-delimited JSON
  * over a unix socket. `{id, verb, args}` → `{id, result}` or `{id, error}`; events come unasked as
- * `{seq, events}` or `{seq, log}`. A call is about seven commands, so the path is short: requests
- * are pipelined, answers come in order, and all that is written in one turn of the event loop
- * leaves in one system call. Waking the other process costs more than all the rest, so verbs that
- * nobody's signaling waits for leave with the next one that is urgent, or a few ms later, and what
- * came together is answered together.
+ * `{seq, events}` or `{seq, log}`. A call is about six commands, so the path is short: requests
+ * are pipelined, answers come in order, and one answer stands for all before it that have nothing
+ * to tell but that they were done. Waking the other process costs more than all the rest, so verbs
+ * that nobody's signaling waits for leave with the next one that is urgent, or a few ms later, in
+ * one system call, and what came together is answered together.
  *
  * Not for strangers: the socket lies in a folder only our user can enter, both ends are the same
  * version of this file (`hello` checks), so frames are checked for shape, size and sequence, and
@@ -17,42 +17,22 @@ import net from 'node:net';
 import type { Clock, Timer } from '../core/clock.ts';
 import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
 import { asGatewayError, ERRORS, GatewayError } from '../core/errors.ts';
-import type {
-  Args,
-  ControlHandlers,
-  ControlVerb,
-  LogLine,
-  PortEventMessage,
-  Result,
+import type { Handle } from './binding.ts';
+import { type ControlLimits, FrameSocket, parseFrame } from './frames.ts';
+import {
+  type Args,
+  type ControlHandlers,
+  type ControlVerb,
+  DONE,
+  type LogLine,
+  type PortEventMessage,
+  type Result,
 } from './protocol.ts';
 
-export interface ControlLimits {
-  readonly frameBytesMax: number;
-  /** Requests that may wait for their answer. */
-  readonly pendingMax: number;
-  readonly requestTimeoutMs: number;
-  /** Bytes that may wait for a peer that does not read. */
-  readonly bufferedBytesMax: number;
-  /** How long a command that is not urgent may wait for company: half a packet of audio. */
-  readonly patienceMs: number;
-}
-
-export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
-  frameBytesMax: 65_536,
-  pendingMax: 8_192,
-  requestTimeoutMs: 3_000,
-  bufferedBytesMax: 8_388_608,
-  patienceMs: 10,
-};
-
-/** Nothing that a caller waits for hangs on these; their effect is audio, counted in 20 ms. */
-const PATIENT: ReadonlySet<ControlVerb> = new Set([
-  'ping',
-  'createPorts',
-  'setPort',
-  'connect',
-  'closePort',
-]);
+/** Nobody hears when these are done: they wait for company. */
+const PATIENT: ReadonlySet<ControlVerb> = new Set(['ping', 'createPorts', 'setPort', 'closePort']);
+/** Begins audio, so at once, and with it what the ports were told; in a rush a few together. */
+const PACED: ReadonlySet<ControlVerb> = new Set(['connect']);
 
 /** Events of one frame; the largest event (a long id) is well below 256 bytes. */
 const EVENTS_PER_FRAME = 128;
@@ -73,120 +53,11 @@ interface EventFrame {
   readonly log?: LogLine;
 }
 
-/** Lines in, lines out, both bounded. Emits `closed` exactly once. */
-class FrameSocket extends EventEmitter<{ frame: [line: string]; closed: [problem: string] }> {
-  readonly #socket: net.Socket;
-  readonly #clock: Clock;
-  readonly #limits: ControlLimits;
-  #carry: Buffer[] = [];
-  #carryBytes = 0;
-  #outgoing: string[] = [];
-  #isFlushing = false;
-  #patience: Timer | null = null;
-  #problem = 'connection closed';
-  #isClosed = false;
-
-  constructor(options: { socket: net.Socket; clock: Clock; limits: ControlLimits }) {
-    super();
-    this.#socket = options.socket;
-    this.#clock = options.clock;
-    this.#limits = options.limits;
-    this.#socket.on('data', (chunk) => this.#receive(chunk));
-    this.#socket.on('error', (error) => {
-      this.#problem = error.message;
-    });
-    this.#socket.on('close', () => {
-      this.#isClosed = true;
-      this.#patience?.cancel();
-      this.emit('closed', this.#problem);
-    });
-  }
-
-  get isClosed(): boolean {
-    return this.#isClosed;
-  }
-
-  /** False: over a bound, nothing was sent. */
-  send(line: string, isPatient = false): boolean {
-    if (this.#isClosed || this.#socket.writableLength > this.#limits.bufferedBytesMax) return false;
-    if (exceeds(line, this.#limits.frameBytesMax)) return false;
-    this.#outgoing.push(line);
-    if (this.#isFlushing) return true;
-    if (isPatient) {
-      this.#patience ??= this.#clock.timer(this.#limits.patienceMs, this.#flush);
-      return true;
-    }
-    // One write for all commands of this turn: a busy gateway sets many calls up in one turn.
-    this.#isFlushing = true;
-    setImmediate(this.#flush);
-    return true;
-  }
-
-  destroy(problem: string): void {
-    if (this.#isClosed) return;
-    this.#problem = problem;
-    this.#socket.destroy();
-  }
-
-  /** Sends what waits, then ends. */
-  end(): void {
-    this.#flush();
-    this.#socket.end();
-  }
-
-  readonly #flush = (): void => {
-    this.#isFlushing = false;
-    this.#patience?.cancel();
-    this.#patience = null;
-    if (this.#outgoing.length === 0 || this.#isClosed) return;
-    this.#socket.write(`${this.#outgoing.join('\n')}\n`);
-    this.#outgoing = [];
-  };
-
-  #receive(chunk: Buffer): void {
-    const last = chunk.lastIndexOf(10);
-    const rest = last < 0 ? chunk : chunk.subarray(last + 1);
-    let text = '';
-    if (last >= 0) {
-      this.#carry.push(chunk.subarray(0, last));
-      text = Buffer.concat(this.#carry).toString('utf8');
-      this.#carry = [];
-      this.#carryBytes = 0;
-    }
-    if (rest.length > 0) {
-      this.#carry.push(rest);
-      this.#carryBytes += rest.length;
-    }
-    if (this.#carryBytes > this.#limits.frameBytesMax) {
-      this.destroy('frame over its limit');
-      return;
-    }
-    if (last < 0) return;
-    for (const line of text.split('\n')) {
-      if (this.#isClosed || this.#socket.destroyed) return;
-      if (exceeds(line, this.#limits.frameBytesMax)) this.destroy('frame over its limit');
-      else this.emit('frame', line);
-    }
-  }
-}
-
-/** Counts bytes only when the length in characters leaves a doubt (UTF-8: at most 3 for each). */
-function exceeds(line: string, bytesMax: number): boolean {
-  return line.length * 3 > bytesMax && Buffer.byteLength(line) > bytesMax;
-}
-
-/** The frame as an object, or null when it is none. The only place that reads foreign bytes. */
-function parseFrame<T extends object>(line: string): T | null {
-  try {
-    const value = JSON.parse(line) as T | null;
-    return typeof value === 'object' ? value : null;
-  } catch {
-    return null;
-  }
-}
-
-interface Pending {
+/** A request until its answer. */
+interface Command {
   readonly verb: ControlVerb;
+  args: Args<ControlVerb>;
+  readonly answer: Promise<Result<ControlVerb>>;
   readonly deadlineMs: number;
   resolve(result: Result<ControlVerb>): void;
   reject(error: GatewayError): void;
@@ -203,8 +74,16 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
   readonly #frames: FrameSocket;
   readonly #clock: Clock;
   readonly #limits: ControlLimits;
-  /** In the order of their ids, which with one timeout for all is the order of their deadlines. */
-  readonly #pending = new Map<number, Pending>();
+  /** Not sent yet, in order. */
+  #unsent: Command[] = [];
+  /** Those of them that set a port up: newer settings take their place. */
+  readonly #settings = new Map<Handle, Command>();
+  /** Urgent ones are among them: they leave at the end of this turn. */
+  #isLeaving = false;
+  #patience: Timer | null = null;
+  #leftMs = Number.NEGATIVE_INFINITY;
+  /** Sent, up to `#lastId` without a gap; with one timeout for all, in order of deadlines too. */
+  #pending: Command[] = [];
   #lastId = 0;
   #lastReplyId = 0;
   #lastSeq = 0;
@@ -248,24 +127,29 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
   }
 
   get pendingCount(): number {
-    return this.#pending.size;
+    return this.#unsent.length + this.#pending.length;
   }
 
   request<V extends ControlVerb>(verb: V, args: Args<V>): Promise<Result<V>> {
-    return new Promise((resolve, reject) => {
-      if (this.#frames.isClosed) return reject(unavailable(`${verb}: connection closed`));
-      if (this.#pending.size >= this.#limits.pendingMax) {
-        return reject(new GatewayError('QUEUE_FULL', { depth: this.#pending.size }));
-      }
-      const id = this.#lastId + 1;
-      if (!this.#frames.send(JSON.stringify({ id, verb, args }), PATIENT.has(verb))) {
-        return reject(new GatewayError('MEDIA_COMMAND', { op: verb, problem: 'over a limit' }));
-      }
-      this.#lastId = id;
-      const deadlineMs = this.#clock.monotonicMs() + this.#limits.requestTimeoutMs;
-      this.#pending.set(id, { verb, deadlineMs, resolve, reject });
-      this.#sweep ??= this.#clock.timer(this.#limits.requestTimeoutMs, () => this.#expire());
-    });
+    const settled = verb === 'setPort' ? this.#settings.get((args as Args<'setPort'>).port) : null;
+    if (settled) {
+      settled.args = args;
+      return settled.answer as Promise<Result<V>>;
+    }
+    if (this.#frames.isClosed) return Promise.reject(unavailable(`${verb}: connection closed`));
+    const depth = this.pendingCount;
+    if (depth >= this.#limits.pendingMax) {
+      return Promise.reject(new GatewayError('QUEUE_FULL', { depth }));
+    }
+    const nowMs = this.#clock.monotonicMs();
+    const deadlineMs = nowMs + this.#limits.requestTimeoutMs;
+    const { promise, resolve, reject } = Promise.withResolvers<Result<ControlVerb>>();
+    const command: Command = { verb, args, answer: promise, deadlineMs, resolve, reject };
+    this.#unsent.push(command);
+    if (verb === 'setPort') this.#settings.set((args as Args<'setPort'>).port, command);
+    this.#leave(verb, nowMs);
+    this.#sweep ??= this.#clock.timer(this.#limits.requestTimeoutMs, () => this.#expire());
+    return promise as Promise<Result<V>>;
   }
 
   /** Ends the connection; what waits for an answer is rejected. Idempotent. */
@@ -276,6 +160,45 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
       this.#frames.destroy('closed by us');
     });
   }
+
+  /** When what is unsent leaves, now that `verb` is among it. */
+  #leave(verb: ControlVerb, nowMs: number): void {
+    if (this.#isLeaving) return;
+    const { patienceMs } = this.#limits;
+    if (PATIENT.has(verb)) {
+      this.#patience ??= this.#clock.timer(patienceMs, this.#flush);
+      return;
+    }
+    const waitMs = PACED.has(verb) ? this.#leftMs + patienceMs - nowMs : 0;
+    this.#patience?.cancel();
+    if (waitMs > 0) {
+      this.#patience = this.#clock.timer(waitMs, this.#flush);
+      return;
+    }
+    // At the end of the turn: a busy gateway sets many calls up in one.
+    this.#isLeaving = true;
+    setImmediate(this.#flush);
+  }
+
+  readonly #flush = (): void => {
+    this.#isLeaving = false;
+    this.#patience?.cancel();
+    this.#patience = null;
+    this.#leftMs = this.#clock.monotonicMs();
+    const commands = this.#unsent;
+    this.#unsent = [];
+    this.#settings.clear();
+    for (const command of commands) {
+      const { verb, args } = command;
+      if (this.#frames.push(JSON.stringify({ id: this.#lastId + 1, verb, args }))) {
+        this.#lastId += 1;
+        this.#pending.push(command);
+      } else {
+        command.reject(new GatewayError('MEDIA_COMMAND', { op: verb, problem: 'over a limit' }));
+      }
+    }
+    this.#frames.flush();
+  };
 
   #frame(line: string): void {
     const frame = parseFrame<ReplyFrame & EventFrame>(line);
@@ -300,11 +223,14 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
       return;
     }
     this.#lastReplyId = frame.id;
-    const pending = this.#pending.get(frame.id);
-    if (pending === undefined) return;
-    this.#pending.delete(frame.id);
-    if (frame.error !== undefined) pending.reject(errorOf(pending.verb, frame.error));
-    else if (frame.result !== undefined) pending.resolve(frame.result);
+    // Less than one: it is given up already.
+    const count = this.#pending.length - (this.#lastId - frame.id);
+    const answered = this.#pending.splice(0, Math.max(0, count));
+    const last = answered.pop();
+    for (const command of answered) command.resolve(DONE);
+    if (last === undefined) return;
+    if (frame.error !== undefined) last.reject(errorOf(last.verb, frame.error));
+    else if (frame.result !== undefined) last.resolve(frame.result);
     else this.#frames.destroy('answer without result');
   }
 
@@ -316,25 +242,28 @@ export class ControlClient extends EventEmitter<ControlClientEvents> {
   }
 
   #expire(): void {
-    this.#sweep = null;
     const nowMs = this.#clock.monotonicMs();
-    for (const [id, pending] of this.#pending) {
-      if (pending.deadlineMs > nowMs) {
-        this.#sweep = this.#clock.timer(pending.deadlineMs - nowMs, () => this.#expire());
-        return;
-      }
-      this.#pending.delete(id);
-      pending.reject(unavailable(`${pending.verb}: no answer in time`));
+    while ((this.#pending[0]?.deadlineMs ?? Number.POSITIVE_INFINITY) <= nowMs) {
+      const command = this.#pending.shift();
+      command?.reject(unavailable(`${command.verb}: no answer in time`));
     }
+    const next = this.#pending[0] ?? this.#unsent[0];
+    this.#sweep =
+      next === undefined
+        ? null
+        : this.#clock.timer(Math.max(0, next.deadlineMs - nowMs), () => this.#expire());
   }
 
   #closed(problem: string): void {
     this.#sweep?.cancel();
     this.#flushEvents();
-    for (const pending of this.#pending.values()) {
-      pending.reject(unavailable(`${pending.verb}: ${problem}`));
+    this.#patience?.cancel();
+    for (const command of [...this.#pending, ...this.#unsent]) {
+      command.reject(unavailable(`${command.verb}: ${problem}`));
     }
-    this.#pending.clear();
+    this.#pending = [];
+    this.#unsent = [];
+    this.#settings.clear();
     this.emit('closed', problem);
   }
 }
@@ -351,7 +280,6 @@ function errorOf(op: string, error: { code: string; details: ErrorDetails }): Ga
 /** The worker's end: one gateway at a time, the newest that said `hello` properly. */
 export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean] }> {
   readonly #path: string;
-  readonly #clock: Clock;
   readonly #limits: ControlLimits;
   readonly #handlers: ControlHandlers;
   readonly #server: net.Server;
@@ -360,13 +288,11 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
 
   constructor(options: {
     path: string;
-    clock: Clock;
     limits: ControlLimits;
     handlers: ControlHandlers;
   }) {
     super();
     this.#path = options.path;
-    this.#clock = options.clock;
     this.#limits = options.limits;
     this.#handlers = options.handlers;
     this.#server = net.createServer((socket) => this.#accept(socket));
@@ -391,13 +317,15 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
   /** False: no gateway took them; the caller keeps what must not be lost. */
   tell(events: readonly PortEventMessage[]): boolean {
     for (let at = 0; at < events.length; at += EVENTS_PER_FRAME) {
-      if (!this.#send({ events: events.slice(at, at + EVENTS_PER_FRAME) })) return false;
+      if (!this.#push({ events: events.slice(at, at + EVENTS_PER_FRAME) })) return false;
     }
+    this.#gateway?.flush();
     return this.#gateway !== null;
   }
 
   log(line: LogLine): void {
-    this.#send({ log: line });
+    this.#push({ log: line });
+    this.#gateway?.flush();
   }
 
   /** Sends what waits and stops listening. Idempotent. */
@@ -408,9 +336,9 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
     });
   }
 
-  #send(content: Omit<EventFrame, 'seq'>): boolean {
+  #push(content: Omit<EventFrame, 'seq'>): boolean {
     if (this.#gateway === null) return false;
-    if (this.#gateway.send(JSON.stringify({ seq: this.#seq + 1, ...content }))) {
+    if (this.#gateway.push(JSON.stringify({ seq: this.#seq + 1, ...content }))) {
       this.#seq += 1;
       return true;
     }
@@ -420,8 +348,9 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
   }
 
   #accept(socket: net.Socket): void {
-    const frames = new FrameSocket({ socket, clock: this.#clock, limits: this.#limits });
+    const frames = new FrameSocket({ socket, limits: this.#limits });
     let lastId = 0;
+    let saidId = 0;
     frames.on('frame', (line) => {
       const frame = parseFrame<RequestFrame>(line);
       if (frame === null || frame.id !== lastId + 1 || !(frame.verb in this.#handlers)) {
@@ -431,8 +360,13 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
       lastId = frame.id;
       // The first word is `hello`; whoever speaks on after a newer gateway came is fenced off.
       const mayAsk = lastId === 1 ? frame.verb === 'hello' : frames === this.#gateway;
-      if (mayAsk) this.#answer(frames, frame);
-      else frames.destroy('no gateway of ours');
+      if (!mayAsk) frames.destroy('no gateway of ours');
+      else if (this.#answer(frames, frame)) saidId = lastId;
+    });
+    frames.on('read', () => {
+      if (saidId < lastId) this.#reply(frames, { id: lastId, result: DONE });
+      saidId = lastId;
+      frames.flush();
     });
     frames.on('closed', () => {
       if (this.#gateway !== frames) return;
@@ -441,7 +375,8 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
     });
   }
 
-  #answer(frames: FrameSocket, frame: RequestFrame): void {
+  /** False: there is nothing to tell but that it was done; that is said once for several. */
+  #answer(frames: FrameSocket, frame: RequestFrame): boolean {
     let reply: ReplyFrame;
     try {
       const handler = this.#handlers[frame.verb] as (
@@ -452,11 +387,12 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
       const { code, details } = asGatewayError(thrown);
       reply = { id: frame.id, error: { code, details } };
     }
-    frames.send(JSON.stringify(reply));
-    if (frame.verb !== 'hello') return;
+    if (reply.result === DONE) return false;
+    this.#reply(frames, reply);
+    if (frame.verb !== 'hello') return true;
     if (reply.error !== undefined) {
       frames.end();
-      return;
+      return true;
     }
     // A newer gateway fences the older one off: two that command one port would be worse.
     const older = this.#gateway;
@@ -464,5 +400,10 @@ export class ControlServer extends EventEmitter<{ gateway: [isConnected: boolean
     this.#seq = 0;
     older?.destroy('taken over by a newer gateway');
     this.emit('gateway', true);
+    return true;
+  }
+
+  #reply(frames: FrameSocket, reply: ReplyFrame): void {
+    frames.push(JSON.stringify(reply));
   }
 }

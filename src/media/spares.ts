@@ -36,7 +36,8 @@ const PORTS_PER_SPARE = 16;
 export class SparePorts {
   readonly #clock: Clock;
   readonly #portsMax: number;
-  readonly #piles = new Map<string, Pile>();
+  /** One or two for each worker. */
+  readonly #piles: Pile[] = [];
 
   constructor(options: {
     clock: Clock;
@@ -48,16 +49,14 @@ export class SparePorts {
   }
 
   take(worker: LiveWorker, kind: SpareKind): SparePort | null {
-    return this.#piles.get(keyOf(worker, kind))?.ports.pop() ?? null;
+    return this.#find(worker, kind)?.ports.pop() ?? null;
   }
 
   /** Whoever took a port, or had to ask for one, sees to it that the next finds some. */
   refill(worker: LiveWorker, kind: SpareKind): void {
     const countMax = Math.min(this.#portsMax, Math.floor(worker.portsMax / PORTS_PER_SPARE));
     if (countMax === 0 || worker.client.isClosed) return;
-    const key = keyOf(worker, kind);
-    const pile = this.#piles.get(key) ?? { worker, kind, ports: [], filling: null };
-    this.#piles.set(key, pile);
+    const pile = this.#find(worker, kind) ?? this.#begin(worker, kind);
     // Half a pile at a time: many ports then cost one command.
     if (pile.filling !== null || pile.ports.length > countMax / 2) return;
     pile.filling = this.#fill(pile, countMax - pile.ports.length);
@@ -69,7 +68,7 @@ export class SparePorts {
 
   /** The worker is gone, and with it its ports. */
   forget(worker: LiveWorker): void {
-    for (const { kind } of this.#of(worker)) this.#piles.delete(keyOf(worker, kind));
+    for (const pile of this.#of(worker)) this.#piles.splice(this.#piles.indexOf(pile), 1);
   }
 
   /** Closes those of a worker, also what is being made. */
@@ -83,7 +82,19 @@ export class SparePorts {
   }
 
   #of(worker: LiveWorker): Pile[] {
-    return [...this.#piles.values()].filter((pile) => pile.worker === worker);
+    return this.#piles.filter((pile) => pile.worker === worker);
+  }
+
+  #find(worker: LiveWorker, { address, rtcpMux }: SpareKind): Pile | undefined {
+    return this.#piles.find(({ worker: owner, kind }) => {
+      return owner === worker && kind.rtcpMux === rtcpMux && kind.address === address;
+    });
+  }
+
+  #begin(worker: LiveWorker, kind: SpareKind): Pile {
+    const pile: Pile = { worker, kind, ports: [], filling: null };
+    this.#piles.push(pile);
+    return pile;
   }
 
   async #fill(pile: Pile, count: number): Promise<void> {
@@ -95,8 +106,4 @@ export class SparePorts {
     } catch {} // nobody waits for spares: who finds none asks for one port, and hears why
     pile.filling = null;
   }
-}
-
-function keyOf(worker: LiveWorker, { address, rtcpMux }: SpareKind): string {
-  return `${worker.id} ${address} ${rtcpMux}`;
 }

@@ -20,9 +20,10 @@ import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { StartOptions } from './binding.ts';
 import { ADDON_PATH } from './binding.ts';
+import { type ControlLimits, DEFAULT_CONTROL_LIMITS } from './frames.ts';
 import { PROTOCOL } from './protocol.ts';
 import { slicePorts } from './range.ts';
-import { ControlClient, type ControlLimits, DEFAULT_CONTROL_LIMITS } from './socket.ts';
+import { ControlClient } from './socket.ts';
 
 /** What a worker process is started with, as its only argument (JSON). */
 export interface WorkerArguments {
@@ -101,8 +102,17 @@ export const SLOTS_MAX = 256;
 /** sun_path holds 108 bytes with its ending zero (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107;
 const WORKER_SCRIPT = fileURLToPath(new URL('../worker.ts', import.meta.url));
+/** MB: its JavaScript only passes commands on, and a young heap of 16 MB would be all garbage. */
+const WORKER_FLAGS = ['--max-semi-space-size=1'];
 /** All that a worker gets of our environment: it needs no secrets. */
-const WORKER_ENVIRONMENT = ['LANG', 'TZ', 'LD_PRELOAD', 'LD_LIBRARY_PATH', 'ASAN_OPTIONS'];
+const WORKER_ENVIRONMENT = [
+  'MALLOC_ARENA_MAX',
+  'LANG',
+  'TZ',
+  'LD_PRELOAD',
+  'LD_LIBRARY_PATH',
+  'ASAN_OPTIONS',
+];
 
 export interface LiveWorker {
   readonly slot: number;
@@ -255,7 +265,8 @@ class Slot {
   async #spawn(): Promise<void> {
     const { clock, options, path } = this.#parts;
     rmSync(path, { force: true });
-    const child = spawn(process.execPath, [WORKER_SCRIPT, JSON.stringify(this.#arguments())], {
+    const program = [...WORKER_FLAGS, WORKER_SCRIPT, JSON.stringify(this.#arguments())];
+    const child = spawn(process.execPath, program, {
       // Its own session: a terminal's Ctrl-C is for the gateway, which drains first.
       detached: true,
       stdio: ['ignore', 'pipe', 'inherit'],

@@ -1,8 +1,7 @@
 /**
  * Offers and answers for one audio stream over plain RTP: which codec, which payload types, where
  * to, which way. Text and values in, text and values out; ports and sockets are the caller's. Not
- * for WebRTC (`webrtc/`), and SRTP is not negotiated: a secure-only offer is refused, never
- * answered in the clear.
+ * for WebRTC (`webrtc/`), and SRTP is not negotiated (`security.ts` says what becomes of it).
  *
  * RFC 3264; RFC 3551; RFC 4733 (telephone-event); RFC 7587 (Opus); RFC 5761, RFC 3605 (RTCP);
  * RFC 6337 (hold). Exactly one codec is answered, with its telephone-event: then the peer cannot
@@ -11,16 +10,12 @@
 import { CODEC_NAMES, CODECS, type CodecName } from '../core/codec.ts';
 import { GatewayError } from '../core/errors.ts';
 import { isNowhere, type MediaPolicy, mediaAddress, refused } from './address.ts';
-import { type Offered, readOffered } from './offered.ts';
+import { codecFormat, eventFormat, offeredFormats, ownFormats } from './own-formats.ts';
 import { type Direction, parseSdp, type Sdp, type SdpFormat, type SdpMedia } from './sdp.ts';
+import { isPlain, offeredSrtp, type SrtpMode, srtpRefusal } from './security.ts';
+import { declinedLine, mediaLines, type Origin, PTIME_MAX_MS, sessionLines } from './written.ts';
 
-export interface LocalMedia {
-  readonly address: string;
-  readonly family: 4 | 6;
-  readonly port: number;
-  /** `port + 1` when not given. */
-  readonly rtcpPort?: number;
-}
+export type { LocalMedia } from './written.ts';
 
 export interface OpusSettings {
   readonly stereo: boolean;
@@ -59,61 +54,86 @@ export interface NegotiatedMedia {
   }[];
 }
 
-export interface AnswerOptions {
+export interface JudgeOptions {
   readonly offer: Sdp;
   /** What we can; the order is the offerer's. */
   readonly codecs: readonly CodecName[];
-  readonly local: LocalMedia;
-  /** Of our o= line, as decimal text; `version` grows by one whenever our text changes. */
-  readonly sessionId: string;
-  readonly version: number;
+  /** Of the port that is, or will be, ours. */
+  readonly family: 4 | 6;
   readonly policy: MediaPolicy;
   /** What we would like; the offer may allow less. */
   readonly direction?: Direction;
   /** What was in use before a re-offer: kept as long as it is still offered. */
   readonly previous?: NegotiatedMedia;
   readonly rtcpMux?: boolean;
+  /** Absent: off. */
+  readonly srtp?: SrtpMode;
+  /** Whether keys go as telephone-event (RFC 4733) where the offer has it; absent: they do. */
+  readonly events?: boolean;
+  /** Of packets both ways where the offer names no time. */
+  readonly ptimeMs?: number;
 }
 
-export interface OfferOptions {
+/** An offer and what is taken of it: all that an answer says, except where our port is. */
+export interface JudgedOffer {
+  readonly offer: Sdp;
+  /** Place of the m= line that is taken; -1 when the peer has stopped its audio. */
+  readonly index: number;
+  readonly media: NegotiatedMedia;
+}
+
+export type AnswerOptions = Omit<JudgeOptions, 'family'> & Origin;
+
+export interface OfferOptions extends Origin {
   /** In our order of preference. */
   readonly codecs: readonly CodecName[];
-  readonly local: LocalMedia;
-  readonly sessionId: string;
-  readonly version: number;
   readonly direction?: Direction;
   readonly ptimeMs?: number;
+  /** Whether telephone-event is offered; absent: it is. */
+  readonly events?: boolean;
   readonly rtcpMux?: boolean;
   readonly previous?: NegotiatedMedia;
   /** Our last description in this dialog: its m= lines keep their number and place. */
   readonly previousSdp?: string;
 }
 
+/** What an offer of ours says, as its answer is read by. */
+export interface OwnOffer {
+  readonly sdp: string;
+  /** The place of our m= line among those of the offer. */
+  readonly index: number;
+  readonly family: 4 | 6;
+  /** In our order of preference, with events. */
+  readonly formats: readonly SdpFormat[];
+  readonly direction: Direction;
+  readonly rtcpMux: boolean;
+}
+
 export interface AcceptOptions {
-  /** The text we sent. */
-  readonly offer: string;
+  /** As it was made; its text where nothing else is left of it. */
+  readonly offer: OwnOffer | string;
   readonly answer: Sdp;
   readonly policy: MediaPolicy;
+  /** Of packets we send where the answer names no time: what our offer asked for. */
+  readonly ptimeMs?: number;
 }
 
 const PTIME_DEFAULT_MS = 20;
 const PTIME_MIN_MS = 10;
-const PTIME_MAX_MS = 120;
-const EVENT_PT_8000 = 101;
-const EVENT_PT_48000 = 110;
-const DYNAMIC_FIRST = 96;
-const DYNAMIC_LAST = 127;
-/** Plain RTP. The feedback profile of RFC 4585 differs only in when RTCP is sent. */
-const PROFILES = new Set(['RTP/AVP', 'RTP/AVPF']);
+/** RFC 6716 §2.1.4: Opus has frames of so many milliseconds, and none between. */
+const OPUS_TIMES_MS: readonly number[] = [60, 40, 20, 10];
 
-/** The codec a format of theirs is, by name, clock and channels; null when we do not have it. */
-function codecOf(format: SdpFormat): CodecName | null {
-  for (const name of CODEC_NAMES) {
-    const row = CODECS[name];
-    if (row.clockRateHz !== format.clockRateHz || row.rtpmapChannels !== format.channels) continue;
-    if (row.encoding.toLowerCase() === format.encoding.toLowerCase()) return name;
-  }
-  return null;
+/** Ours by what an rtpmap says of them. */
+const CODEC_OF: ReadonlyMap<string, CodecName> = new Map(
+  CODEC_NAMES.map((name) => {
+    const { encoding, clockRateHz, rtpmapChannels } = CODECS[name];
+    return [rtpmapKey(encoding, clockRateHz, rtpmapChannels), name];
+  }),
+);
+
+/** Name, clock and channels together are the codec; names have no case (RFC 8866 §6.6). */
+function rtpmapKey(encoding: string, clockRateHz: number, channels: number): string {
+  return `${encoding.toLowerCase()}/${clockRateHz}/${channels}`;
 }
 
 interface Match {
@@ -124,8 +144,9 @@ interface Match {
 function matches(formats: readonly SdpFormat[], codecs: readonly CodecName[]): Match[] {
   const found: Match[] = [];
   for (const format of formats) {
-    const codec = codecOf(format);
-    if (codec !== null && codecs.includes(codec)) found.push({ codec, format });
+    const { encoding, clockRateHz, channels } = format;
+    const codec = CODEC_OF.get(rtpmapKey(encoding, clockRateHz, channels));
+    if (codec !== undefined && codecs.includes(codec)) found.push({ codec, format });
   }
   return found;
 }
@@ -137,66 +158,123 @@ export function offeredFamily(offer: Sdp): 4 | 6 {
 }
 
 function isUsable(media: SdpMedia): boolean {
-  return media.kind === 'audio' && media.port !== 0 && PROFILES.has(media.protocol);
+  return media.kind === 'audio' && media.port !== 0 && isPlain(media);
 }
 
-/** Throws NO_COMMON_CODEC, or SDP_REFUSED with what policy or protocol forbids. */
+/** Both at once, where the port is there before the offer. Throws as `judgeOffer` does. */
 export function answerOffer(options: AnswerOptions): { sdp: string; media: NegotiatedMedia } {
-  const { offer, codecs, local, previous } = options;
-  const index = chooseLine(offer, codecs);
+  const judged = judgeOffer({ ...options, family: options.local.family });
+  return { sdp: writeAnswer(judged, options), media: judged.media };
+}
+
+/** Throws NO_COMMON_CODEC, SRTP_*, or SDP_REFUSED with what policy or protocol forbids. */
+export function judgeOffer(options: JudgeOptions): JudgedOffer {
+  const { offer, family, previous } = options;
+  if (previous !== undefined && isStopped(offer)) {
+    return { offer, index: -1, media: { ...previous, direction: 'inactive', onHold: true } };
+  }
+  const refusal = srtpRefusal(offeredSrtp(offer), options.srtp ?? 'off');
+  if (refusal !== null) throw refusal;
+  const { index, common } = chooseLine(offer, options.codecs);
   const media = offer.media[index] as SdpMedia;
-  const common = matches(media.codecs, codecs);
   const chosen = common.find(({ codec }) => codec === previous?.codec) ?? (common[0] as Match);
-  const event = eventFor(media.codecs, CODECS[chosen.codec].clockRateHz);
   const rtcpMux = media.rtcpMux && (options.rtcpMux ?? true);
   const target = remoteOf(media, options.policy, rtcpMux);
-  if (target.family !== local.family && !isNowhere(target.remote.address)) {
-    throw refused(`media address of IPv${target.family}, ours is IPv${local.family}`);
+  if (target.family !== family && !isNowhere(target.remote.address)) {
+    throw refused(`media address of IPv${target.family}, ours is IPv${family}`);
   }
-  const offered = heldDirection(media);
-  const direction = intersect(reverse(offered), options.direction ?? 'sendrecv');
-  const ptimeMs = packetTime(media);
-  const result: NegotiatedMedia = {
-    codec: chosen.codec,
-    payloadType: chosen.format.payloadType,
+  const hasEvents = options.events ?? true;
+  const event = hasEvents ? eventFor(media.codecs, CODECS[chosen.codec].clockRateHz) : null;
+  const agreed = agree({
+    media,
+    common,
+    chosen,
     receivePayloadType: chosen.format.payloadType,
-    ptimeMs,
     dtmf: event && { ...event, receivePayloadType: event.payloadType },
     remote: target.remote,
-    direction,
-    onHold: offered === 'sendonly' || offered === 'inactive',
-    otherPayloadTypes: others(common, chosen),
-    ...(chosen.codec === 'opus' ? { opus: opusSettings(chosen.format.fmtp) } : {}),
-  };
-  const formats = [codecFormat(chosen.codec, chosen.format.payloadType)];
-  if (event !== null) formats.push(eventFormat(event.payloadType, event.clockRateHz));
-  const own = mediaLines({
-    formats,
-    local,
-    direction,
-    ptimeMs,
-    rtcpMux,
-    protocol: media.protocol,
-    isOffer: false,
+    direction: options.direction ?? 'sendrecv',
+    ptimeMs: options.ptimeMs ?? PTIME_DEFAULT_MS,
   });
-  const lines = sessionLines(options, offer.timing);
+  return { offer, index, media: agreed };
+}
+
+/** The answer to an offer that was judged, for the port that was made for it. */
+export function writeAnswer({ offer, index, media }: JudgedOffer, origin: Origin): string {
+  const formats = [codecFormat(media.codec, media.payloadType)];
+  const { dtmf } = media;
+  if (dtmf !== null) formats.push(eventFormat(dtmf.payloadType, dtmf.clockRateHz));
+  let sdp = sessionLines(origin, offer.timing);
   for (const [i, line] of offer.media.entries()) {
     // RFC 3264 §6: every m= line is answered in its place; what is not taken, with port 0.
-    if (i === index) lines.push(...own);
-    else lines.push(`m=${line.kind} 0 ${line.protocol} ${line.formats.join(' ')}`);
+    if (i !== index) sdp += declinedLine(line);
+    else {
+      sdp += mediaLines({
+        formats: ownFormats(formats),
+        local: origin.local,
+        direction: media.direction,
+        ptimeMs: media.ptimeMs,
+        rtcpMux: media.remote.rtcpMux,
+        protocol: line.protocol,
+        isOffer: false,
+      });
+    }
   }
-  return { sdp: `${lines.join('\r\n')}\r\n`, media: result };
+  return sdp;
+}
+
+interface Agreement {
+  readonly media: SdpMedia;
+  readonly common: readonly Match[];
+  readonly chosen: Match;
+  readonly receivePayloadType: number;
+  readonly dtmf: NegotiatedMedia['dtmf'];
+  readonly remote: NegotiatedMedia['remote'];
+  /** What we would have. */
+  readonly direction: Direction;
+  readonly ptimeMs: number;
+}
+
+function agree(agreement: Agreement): NegotiatedMedia {
+  const { media, chosen } = agreement;
+  const theirs = heldDirection(media);
+  const agreed: NegotiatedMedia = {
+    codec: chosen.codec,
+    payloadType: chosen.format.payloadType,
+    receivePayloadType: agreement.receivePayloadType,
+    ptimeMs: packetTime(media, chosen.codec, agreement.ptimeMs),
+    dtmf: agreement.dtmf,
+    remote: agreement.remote,
+    direction: intersect(reverse(theirs), agreement.direction),
+    onHold: theirs === 'sendonly' || theirs === 'inactive',
+    otherPayloadTypes: others(agreement.common, chosen),
+  };
+  if (chosen.codec !== 'opus') return agreed;
+  return { ...agreed, opus: opusSettings(chosen.format.fmtp) };
+}
+
+/**
+ * RFC 3264 §8.2: the audio of a call is taken away with port 0, which old phones do to hold. The
+ * call stands, every line is answered with port 0, and a later offer brings the audio back.
+ */
+function isStopped(offer: Sdp): boolean {
+  const audio = offer.media.filter(({ kind }) => kind === 'audio');
+  return audio.length > 0 && audio.every(({ port }) => port === 0);
+}
+
+interface Choice {
+  readonly index: number;
+  readonly common: readonly Match[];
 }
 
 /** The first audio line over plain RTP that has a codec of ours; throws the best reason if none. */
-function chooseLine(offer: Sdp, codecs: readonly CodecName[]): number {
-  const index = offer.media.findIndex(
-    (media) => isUsable(media) && matches(media.codecs, codecs).length > 0,
-  );
-  if (index >= 0) return index;
+function chooseLine(offer: Sdp, codecs: readonly CodecName[]): Choice {
+  for (const [index, media] of offer.media.entries()) {
+    const common = isUsable(media) ? matches(media.codecs, codecs) : [];
+    if (common.length > 0) return { index, common };
+  }
   const audio = offer.media.filter((media) => media.kind === 'audio' && media.port !== 0);
   if (audio.length === 0) throw refused('no audio is offered');
-  const plain = audio.filter((media) => PROFILES.has(media.protocol));
+  const plain = audio.filter(isPlain);
   if (plain.length === 0)
     throw refused(`no audio over RTP/AVP: offered ${audio[0]?.protocol ?? ''}`);
   throw noCommonCodec(plain);
@@ -261,14 +339,18 @@ function canReceive(direction: Direction): boolean {
   return direction === 'sendrecv' || direction === 'recvonly';
 }
 
-/** What they want to get, as far as we make it: whole tens, 10 to 120 ms, not above maxptime. */
-function packetTime(media: SdpMedia): number {
-  const wanted =
-    media.ptimeMs === undefined || media.ptimeMs === 0 ? PTIME_DEFAULT_MS : media.ptimeMs;
+/**
+ * What they want to get, else what we would have, as far as we make it: whole tens, 10 to 120 ms,
+ * not above maxptime.
+ */
+function packetTime(media: SdpMedia, codec: CodecName, ours: number): number {
+  const wanted = media.ptimeMs === undefined || media.ptimeMs === 0 ? ours : media.ptimeMs;
   const most =
     media.maxptimeMs === undefined || media.maxptimeMs === 0 ? PTIME_MAX_MS : media.maxptimeMs;
   const bounded = Math.min(wanted, most, PTIME_MAX_MS);
-  return Math.max(PTIME_MIN_MS, Math.floor(bounded / 10) * 10);
+  const timeMs = Math.max(PTIME_MIN_MS, Math.floor(bounded / 10) * 10);
+  if (codec !== 'opus') return timeMs;
+  return OPUS_TIMES_MS.find((one) => one <= timeMs) ?? PTIME_MIN_MS;
 }
 
 /**
@@ -309,127 +391,53 @@ function opusSettings(fmtp: string): OpusSettings {
   };
 }
 
-interface OwnFormat {
-  readonly payloadType: number;
-  readonly rtpmap: string;
-  readonly fmtp: string;
-}
-
-function codecFormat(codec: CodecName, payloadType: number): OwnFormat {
-  const row = CODECS[codec];
-  const channels = row.rtpmapChannels > 1 ? `/${row.rtpmapChannels}` : '';
-  const rtpmap = `${row.encoding}/${row.clockRateHz}${channels}`;
-  return { payloadType, rtpmap, fmtp: codec === 'opus' ? 'useinbandfec=1' : '' };
-}
-
-function eventFormat(payloadType: number, clockRateHz: number): OwnFormat {
-  return { payloadType, rtpmap: `telephone-event/${clockRateHz}`, fmtp: '0-15' };
-}
-
-interface OwnMedia {
-  readonly formats: readonly OwnFormat[];
-  readonly local: LocalMedia;
-  readonly direction: Direction;
-  readonly ptimeMs: number;
-  readonly rtcpMux: boolean;
-  readonly protocol: string;
-  readonly isOffer: boolean;
-}
-
-function mediaLines(own: OwnMedia): string[] {
-  const { formats, local } = own;
-  const list = formats.map((format) => format.payloadType).join(' ');
-  const lines = [`m=audio ${local.port} ${own.protocol} ${list}`];
-  for (const { payloadType, rtpmap, fmtp } of formats) {
-    lines.push(`a=rtpmap:${payloadType} ${rtpmap}`);
-    if (fmtp !== '') lines.push(`a=fmtp:${payloadType} ${fmtp}`);
-  }
-  lines.push(`a=ptime:${own.ptimeMs}`, `a=maxptime:${PTIME_MAX_MS}`, `a=${own.direction}`);
-  if (own.rtcpMux) lines.push('a=rtcp-mux');
-  // An offer names the port to fall back to; an answer that muxes has no other (RFC 5761 §5.1).
-  if (!own.rtcpMux || own.isOffer) lines.push(`a=rtcp:${local.rtcpPort ?? local.port + 1}`);
-  return lines;
-}
-
-function sessionLines(
-  options: { readonly local: LocalMedia; readonly sessionId: string; readonly version: number },
-  timing: string,
-): string[] {
-  const address = `IN IP${options.local.family} ${options.local.address}`;
-  const origin = `o=- ${options.sessionId} ${options.version} ${address}`;
-  return ['v=0', origin, 's=-', `c=${address}`, `t=${timing}`];
-}
-
-/** Every codec with a telephone-event for each clock in use, in our order of preference. */
-export function makeOffer(options: OfferOptions): { sdp: string } {
-  const { local, previous } = options;
-  const codecs = inUseFirst(options.codecs, previous);
-  const taken = new Set<number>();
-  const formats: OwnFormat[] = [];
-  const take = (wanted: number): number => {
-    let payloadType = wanted;
-    for (let n = DYNAMIC_FIRST; taken.has(payloadType) && n <= DYNAMIC_LAST; n += 1)
-      payloadType = n;
-    taken.add(payloadType);
-    return payloadType;
-  };
-  // What is in use keeps its numbers (RFC 3264 §8.3.2), so they are taken before the others'.
-  const kept = previous && take(previous.receivePayloadType);
-  const keptEvent = previous?.dtmf && take(previous.dtmf.receivePayloadType);
-  for (const codec of codecs) {
-    const isKept = kept !== undefined && codec === previous?.codec;
-    formats.push(codecFormat(codec, isKept ? kept : take(CODECS[codec].payloadType)));
-  }
-  for (const clockRateHz of new Set(codecs.map((codec) => CODECS[codec].clockRateHz))) {
-    const isKept = typeof keptEvent === 'number' && previous?.dtmf?.clockRateHz === clockRateHz;
-    const usual = clockRateHz === 48_000 ? EVENT_PT_48000 : EVENT_PT_8000;
-    formats.push(eventFormat(isKept ? keptEvent : take(usual), clockRateHz));
-  }
+/** Every codec, with a telephone-event for each clock in use, in our order of preference. */
+export function makeOffer(options: OfferOptions): OwnOffer {
+  const { local, previous, previousSdp, direction = 'sendrecv', rtcpMux = false } = options;
+  const formats = offeredFormats(options.codecs, options.events ?? true, previous);
   const own = mediaLines({
     formats,
     local,
-    direction: options.direction ?? 'sendrecv',
-    ptimeMs: options.ptimeMs ?? previous?.ptimeMs ?? PTIME_DEFAULT_MS,
-    rtcpMux: options.rtcpMux ?? false,
+    direction,
+    ptimeMs: previous?.ptimeMs ?? options.ptimeMs ?? PTIME_DEFAULT_MS,
+    rtcpMux,
     protocol: 'RTP/AVP',
     isOffer: true,
   });
-  const lines = sessionLines(options, '0 0');
-  lines.push(...inPlace(own, options.previousSdp));
-  return { sdp: `${lines.join('\r\n')}\r\n` };
+  // RFC 3264 §8: a later offer has at least the m= lines of before; those not in use at port 0.
+  const before = previousSdp === undefined ? [] : parseSdp(previousSdp).media;
+  const index = Math.max(before.findIndex(isOwn), 0);
+  let sdp = sessionLines(options, '0 0');
+  for (const [i, line] of before.entries()) sdp += i === index ? own : declinedLine(line);
+  if (before.length === 0) sdp += own;
+  return { sdp, index, family: local.family, formats: formats.formats, direction, rtcpMux };
 }
 
-function inUseFirst(
-  codecs: readonly CodecName[],
-  previous: NegotiatedMedia | undefined,
-): CodecName[] {
-  if (previous === undefined || !codecs.includes(previous.codec)) return [...codecs];
-  return [previous.codec, ...codecs.filter((codec) => codec !== previous.codec)];
+/** In a description of ours, the m= line that is in use. */
+function isOwn({ kind, port }: SdpMedia): boolean {
+  return kind === 'audio' && port !== 0;
 }
 
-/** RFC 3264 §8: a later offer has at least the m= lines of before; those not in use at port 0. */
-function inPlace(own: readonly string[], previousSdp: string | undefined): string[] {
-  if (previousSdp === undefined) return [...own];
-  const before = parseSdp(previousSdp).media;
-  const place = Math.max(
-    before.findIndex((media) => media.kind === 'audio' && media.port !== 0),
-    0,
-  );
-  return before.flatMap((media, index) =>
-    index === place ? own : [`m=${media.kind} 0 ${media.protocol} ${media.formats.join(' ')}`],
-  );
+/** What an offer of ours said, of its text. */
+function readOffer(sdp: string): OwnOffer | null {
+  const { media } = parseSdp(sdp);
+  const index = media.findIndex(isOwn);
+  const own = media[index];
+  if (own === undefined) return null;
+  const { codecs: formats, connection, direction, rtcpMux } = own;
+  return { sdp, index, family: connection?.family ?? 4, formats, direction, rtcpMux };
 }
 
 /** What their answer makes of our offer. Throws NO_COMMON_CODEC, SDP_REFUSED or SDP_MALFORMED. */
 export function acceptAnswer(options: AcceptOptions): NegotiatedMedia {
-  const ours = readOffered(options.offer);
-  const { answer, policy } = options;
-  const media = answer.media[ours.index];
-  if (media === undefined) {
+  const { offer, answer, policy } = options;
+  const ours = typeof offer === 'string' ? readOffer(offer) : offer;
+  const media = ours === null ? undefined : answer.media[ours.index];
+  if (ours === null || media === undefined) {
     throw new GatewayError('SDP_MALFORMED', { problem: 'the answer lacks our m= line' });
   }
   if (media.port === 0) throw refused('the answer declines audio');
-  if (media.kind !== 'audio' || !PROFILES.has(media.protocol)) {
+  if (media.kind !== 'audio' || !isPlain(media)) {
     throw refused(`the answer is ${media.kind} over ${media.protocol}`);
   }
   const offeredCodecs = matches(ours.formats, CODEC_NAMES);
@@ -440,29 +448,25 @@ export function acceptAnswer(options: AcceptOptions): NegotiatedMedia {
   const [chosen] = common;
   if (chosen === undefined) throw noCommonCodec([media]);
   const receive = offeredCodecs.find(({ codec }) => codec === chosen.codec) as Match;
-  const rtcpMux = ours.rtcpMux && media.rtcpMux;
-  const { remote, family } = remoteOf(media, policy, rtcpMux);
+  const { remote, family } = remoteOf(media, policy, ours.rtcpMux && media.rtcpMux);
   if (family !== ours.family && !isNowhere(remote.address)) {
     throw refused(`media address of IPv${family}, ours is not`);
   }
-  const answered = heldDirection(media);
-  return {
-    codec: chosen.codec,
-    payloadType: chosen.format.payloadType,
+  return agree({
+    media,
+    common,
+    chosen,
     receivePayloadType: receive.format.payloadType,
-    ptimeMs: packetTime(media),
     dtmf: answeredEvent(ours, media, CODECS[chosen.codec].clockRateHz),
     remote,
-    direction: intersect(ours.direction, reverse(answered)),
-    onHold: answered === 'sendonly' || answered === 'inactive',
-    otherPayloadTypes: others(common, chosen),
-    ...(chosen.codec === 'opus' ? { opus: opusSettings(chosen.format.fmtp) } : {}),
-  };
+    direction: ours.direction,
+    ptimeMs: options.ptimeMs ?? PTIME_DEFAULT_MS,
+  });
 }
 
 /** Events count only at a clock both listed; each side names its own payload type for it. */
 function answeredEvent(
-  ours: Offered,
+  ours: OwnOffer,
   theirs: SdpMedia,
   clockRateHz: number,
 ): NegotiatedMedia['dtmf'] {

@@ -1,13 +1,12 @@
 /**
- * Text to `Sdp`: the one place where session descriptions from outside are read. `sdp-transform`
- * knows the grammar of attributes but accepts anything, so lines, numbers and structure are
- * checked here first. Not negotiation (`offer-answer`) and no judgement on addresses (`address`).
+ * Text to `Sdp`: the one place where session descriptions are read. One pass over the lines, each
+ * read by the rule of its kind; attributes that nobody here acts on are passed over. Not
+ * negotiation (`offer-answer`) and no judgement on addresses (`address`).
  *
  * RFC 8866 (RFC 4566), RFC 3605 (rtcp), RFC 5761 (rtcp-mux), RFC 5888 (groups). Numbers of o= stay
  * text: they may have more digits than a double.
  */
 import { isIPv4, isIPv6 } from 'node:net';
-import { type MediaDescription, parse } from 'sdp-transform';
 import { GatewayError } from '../core/errors.ts';
 
 export interface SdpLimits {
@@ -52,14 +51,21 @@ export interface SdpMedia {
   readonly direction: Direction;
   readonly ptimeMs: number | undefined;
   readonly maxptimeMs: number | undefined;
-  readonly rtcp: { readonly port: number; readonly host: string | undefined } | null;
+  readonly rtcp: SdpRtcp | null;
   readonly rtcpMux: boolean;
+  /** Keys for SRTP are offered, in whatever profile (RFC 4568). */
+  readonly hasCrypto: boolean;
 }
 
 export interface SdpConnection {
   readonly family: 4 | 6;
   /** Address or name. */
   readonly host: string;
+}
+
+interface SdpRtcp {
+  readonly port: number;
+  readonly host: string | undefined;
 }
 
 export interface Sdp {
@@ -86,205 +92,257 @@ const STATIC_FORMATS: ReadonlyMap<number, readonly [encoding: string, clockRateH
     [34, ['H263', 90_000]],
   ]);
 
+/** What the session's own lines say, or those of one m= line. */
 interface Section {
+  /** Of the m= line; '' for the session. */
   readonly head: string;
-  readonly lines: string[];
+  connection: SdpConnection | null;
+  direction: Direction | null;
+  readonly maps: Omit<SdpFormat, 'fmtp'>[];
+  readonly fmtps: { readonly payloadType: number; readonly config: string }[];
+  ptimeMs: number | undefined;
+  maxptimeMs: number | undefined;
+  rtcp: SdpRtcp | null;
+  rtcpMux: boolean;
+  hasCrypto: boolean;
+  readonly mids: string[];
+  readonly groups: string[];
+}
+
+function newSection(head: string): Section {
+  return {
+    head,
+    connection: null,
+    direction: null,
+    maps: [],
+    fmtps: [],
+    ptimeMs: undefined,
+    maxptimeMs: undefined,
+    rtcp: null,
+    rtcpMux: false,
+    hasCrypto: false,
+    mids: [],
+    groups: [],
+  };
 }
 
 /** Throws SDP_MALFORMED with what is wrong. */
 export function parseSdp(text: string, limits: SdpLimits = DEFAULT_SDP_LIMITS): Sdp {
-  const sections = splitSections(text, limits);
-  const [session, ...mediaSections] = sections;
-  if (session === undefined) throw malformed('empty');
-  if (mediaSections.length > limits.mediaMax) throw malformed('too many m= lines');
-  for (const section of sections) checkSection(section);
-  // Session lines are read here; of the library, attributes only.
-  const parsed = parse(attributesOf(sections));
-  const sessionConnection = connectionOf(session.lines);
-  const sessionDirection = parsed.direction;
-  const media = mediaSections.map((section, index) => {
-    const body = parsed.media[index];
-    if (body === undefined) throw malformed('bad m= line');
-    const connection = connectionOf(section.lines) ?? sessionConnection;
-    return toMedia(section.head, body, { connection, direction: sessionDirection, limits });
-  });
-  checkGroups(session.lines, mediaSections);
-  return { text, origin: originOf(session.lines), timing: timingOf(session.lines), media };
-}
-
-/** The a= lines, each where it belongs, and the m= lines that they belong to. */
-function attributesOf(sections: readonly Section[]): string {
-  let text = '';
-  for (const { head, lines } of sections) {
-    if (head !== '') text += `m=${head}\n`;
-    for (const line of lines) if (line.startsWith('a=')) text += `${line}\n`;
-  }
-  return text;
-}
-
-/** Session section first, then one for each m= line. RFC 8866 §5: bare LF is tolerated, CR not. */
-function splitSections(text: string, limits: SdpLimits): Section[] {
-  if (text.length > limits.bytesMax) throw malformed('too long');
-  const lines = text.split('\n', limits.linesMax + 2);
-  while (lines.at(-1) === '' || lines.at(-1) === '\r') lines.pop();
-  if (lines.length > limits.linesMax) throw malformed('too many lines');
-  const session: Section = { head: '', lines: [] };
-  const sections = [session];
+  const lines = linesOf(text, limits);
+  // RFC 8866 §5: v=, o=, s= open a description, each once; t= is required.
+  if (lines[0] !== 'v=0') throw malformed('does not start with v=0');
+  const origin = originOf(lines[1] ?? '');
+  if (lines[2]?.startsWith('s=') !== true) throw malformed('no s= after o=');
+  const session = newSection('');
+  const sections: Section[] = [];
   let section = session;
-  for (const raw of lines) {
-    const line = raw.endsWith('\r') ? raw.slice(0, -1) : raw;
-    if (line.length > limits.lineBytesMax) throw malformed('line too long');
-    if (!isLine(line)) throw malformed(`bad line "${line.slice(0, 24)}"`);
-    if (line.startsWith('m=')) {
-      section = { head: line.slice(2), lines: [] };
+  let timing: string | null = null;
+  for (let at = 3; at < lines.length; at += 1) {
+    const line = lines[at] as string;
+    const type = line.charAt(0);
+    if (type === 'm') {
+      section = newSection(line.slice(2));
       sections.push(section);
-    } else {
-      section.lines.push(line);
-    }
+    } else if (type === 'a') readAttribute(line, section);
+    else if (type === 'c') readConnection(line, section);
+    else if (section !== session) {
+      if (!'ibk'.includes(type)) throw malformed('session line after m=');
+    } else if (type === 't') timing ??= timingOf(line);
+    else if ('vos'.includes(type)) throw malformed('repeated line');
   }
-  checkOrder(session.lines);
-  for (const { lines: own } of sections.slice(1)) {
-    if (own.some((line) => !'icbka'.includes(line.charAt(0))))
-      throw malformed('session line after m=');
-  }
-  return sections;
+  if (timing === null) throw malformed('no t=');
+  if (sections.length > limits.mediaMax) throw malformed('too many m= lines');
+  checkGroups(session, sections);
+  const media = sections.map((own) => toMedia(own, session, limits.formatsMax));
+  return { text, origin, timing, media };
 }
 
-/** One small letter, '=' and what has no meaning for lines. */
+/** RFC 8866 §5: bare LF is tolerated, CR not; nor is an empty line, except at the end. */
+function linesOf(text: string, limits: SdpLimits): string[] {
+  if (text.length > limits.bytesMax) throw malformed('too long');
+  if (text.includes('\0')) throw malformed('a null character');
+  const lines: string[] = [];
+  let isOver = false;
+  for (let start = 0; start < text.length; ) {
+    const feed = text.indexOf('\n', start);
+    const stop = feed < 0 ? text.length : feed;
+    const isCrLf = stop > start && text.charCodeAt(stop - 1) === 13;
+    const line = text.slice(start, isCrLf ? stop - 1 : stop);
+    start = stop + 1;
+    if (line === '') {
+      isOver = true;
+      continue;
+    }
+    if (lines.length >= limits.linesMax) throw malformed('too many lines');
+    if (line.length > limits.lineBytesMax) throw malformed('line too long');
+    if (isOver || !isLine(line)) throw malformed(`bad line "${line.slice(0, 24)}"`);
+    lines.push(line);
+  }
+  return lines;
+}
+
+/** One small letter, '=' and no line's end in what follows. */
 function isLine(line: string): boolean {
   const type = line.charCodeAt(0);
   if (!(type >= 97 && type <= 122) || line.charCodeAt(1) !== 61) return false;
-  return !line.includes('\0') && !line.includes('\r');
+  return !line.includes('\r');
 }
 
-/** RFC 8866 §5: v=, o=, s= open a description, each once; t= is required. */
-function checkOrder(lines: readonly string[]): void {
-  if (lines[0] !== 'v=0') throw malformed('does not start with v=0');
-  if (lines[1]?.startsWith('o=') !== true) throw malformed('no o= after v=');
-  if (lines[2]?.startsWith('s=') !== true) throw malformed('no s= after o=');
-  if (lines.slice(3).some((line) => 'vos'.includes(line.charAt(0))))
-    throw malformed('repeated line');
-  if (!lines.some((line) => line.startsWith('t='))) throw malformed('no t=');
+const ORIGIN = /^o=[^ ]* (\d{1,128}) (\d{1,128}) IN IP[46] ([^ ]*)$/;
+
+function originOf(line: string): Sdp['origin'] {
+  const match = ORIGIN.exec(line);
+  if (match === null) throw malformed('bad o=');
+  const [, sessionId = '', version = '', host = ''] = match;
+  return { sessionId, version, host };
 }
 
-/** Attributes whose wrong values have hurt others; the rest may say what it likes. */
-const CHECKS: ReadonlyMap<string, RegExp> = new Map([
-  ['fmtp', /^fmtp:[^\s:]+ +\S/],
-  ['rtpmap', /^rtpmap:\d{1,3} +[^\s/]+\/[1-9]\d{0,6}(?:\/\d{1,3})? *$/],
-  ['ptime', /^ptime:\d{1,5}(?:\.\d{1,6})? *$/],
-  ['maxptime', /^maxptime:\d{1,5}(?:\.\d{1,6})? *$/],
-  ['rtcp', /^rtcp:\d{1,5}(?: IN IP[46] \S+)? *$/],
-  ['T38FaxMaxDatagram', /^T38FaxMaxDatagram:\d{1,9}$/],
-  ['T38FaxMaxBuffer', /^T38FaxMaxBuffer:\d{1,9}$/],
-]);
+function timingOf(line: string): string {
+  if (!/^t=\d{1,20} \d{1,20}$/.test(line)) throw malformed('bad t=');
+  return line.slice(2);
+}
 
-function checkSection(section: Section): void {
-  for (const line of section.lines) {
-    if (!line.startsWith('a=')) continue;
-    const colon = line.indexOf(':');
-    const name = colon < 0 ? line.slice(2).trimEnd() : line.slice(2, colon);
-    if (CHECKS.get(name)?.test(line.slice(2)) === false) throw malformed(`bad a=${name}`);
+const CONNECTION = /^c=IN IP([46]) ([^\s/]+)(?:\/\d{1,3}){0,2} *$/;
+const NAME = /^(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?$/;
+
+/** RFC 8866 §5.7. Several c= lines are several multicast layers: none of ours. */
+function readConnection(line: string, section: Section): void {
+  const match = CONNECTION.exec(line);
+  if (match === null || section.connection !== null) throw malformed('bad c=');
+  const family = match[1] === '4' ? 4 : 6;
+  const host = match[2] ?? '';
+  const isAddress = family === 4 ? isIPv4(host) : isIPv6(host) && !host.includes('%');
+  // What is no strict address may be a name, but "0177.0.0.1" and "127.1" are neither.
+  if (!isAddress && !NAME.test(host)) throw malformed('bad address in c=');
+  section.connection = { family, host };
+}
+
+const RTPMAP = /^a=rtpmap:(\d{1,3}) +([^\s/]+)\/([1-9]\d{0,6})(?:\/(\d{1,3}))? *$/;
+/** Other things than payload types have parameters too. */
+const FMTP = /^a=fmtp:(?:(\d{1,3})|[^\s:]+) +(\S.*)$/s;
+const PACKET_TIME = /^a=(?:max)?ptime:(\d{1,5}(?:\.\d{1,6})?) *$/;
+const RTCP = /^a=rtcp:(\d{1,5})(?: IN IP[46] (\S+))? *$/;
+const FAX_SIZE = /^a=T38FaxMax(?:Buffer|Datagram):\d{1,9}$/;
+
+/** What we act on, and what with a wrong value has hurt others; the rest may say what it likes. */
+function readAttribute(line: string, section: Section): void {
+  const colon = line.indexOf(':');
+  const name = colon < 0 ? line.slice(2).trimEnd() : line.slice(2, colon);
+  switch (name) {
+    case 'rtpmap': {
+      const [, type, encoding = '', rate, channels] = matched(RTPMAP, line, name);
+      section.maps.push({
+        payloadType: Number(type),
+        encoding,
+        clockRateHz: Number(rate),
+        channels: channels === undefined ? 1 : Number(channels),
+      });
+      return;
+    }
+    case 'fmtp': {
+      const [, type, config = ''] = matched(FMTP, line, name);
+      section.fmtps.push({ payloadType: Number(type), config });
+      return;
+    }
+    case 'ptime':
+      section.ptimeMs = Number(matched(PACKET_TIME, line, name)[1]);
+      return;
+    case 'maxptime':
+      section.maxptimeMs = Number(matched(PACKET_TIME, line, name)[1]);
+      return;
+    case 'rtcp': {
+      const [, port, host] = matched(RTCP, line, name);
+      section.rtcp = { port: Number(port), host };
+      return;
+    }
+    case 'rtcp-mux':
+      section.rtcpMux = true;
+      return;
+    case 'crypto':
+      section.hasCrypto = true;
+      return;
+    case 'sendrecv':
+    case 'sendonly':
+    case 'recvonly':
+    case 'inactive':
+      section.direction = name;
+      return;
+    case 'mid':
+      section.mids.push(line.slice(6).trim());
+      return;
+    case 'group':
+      section.groups.push(line);
+      return;
+    case 'T38FaxMaxBuffer':
+    case 'T38FaxMaxDatagram':
+      matched(FAX_SIZE, line, name);
+      return;
+    default:
   }
 }
 
+function matched(pattern: RegExp, line: string, name: string): RegExpExecArray {
+  const match = pattern.exec(line);
+  if (match === null) throw malformed(`bad a=${name}`);
+  return match;
+}
+
 /** RFC 5888 §9.2: a mid names one m= line, and a group names mids that are there, each once. */
-function checkGroups(sessionLines: readonly string[], media: readonly Section[]): void {
-  const mids = media.flatMap(({ lines }) =>
-    lines.filter((line) => line.startsWith('a=mid:')).map((line) => line.slice(6).trim()),
-  );
+function checkGroups(session: Section, media: readonly Section[]): void {
+  const mids = media.flatMap((section) => section.mids);
+  if (mids.length === 0 && session.groups.length === 0) return;
   if (new Set(mids).size !== mids.length) throw malformed('two m= lines of one mid');
-  for (const line of sessionLines) {
-    if (!line.startsWith('a=group:')) continue;
+  for (const line of session.groups) {
     const members = line.trim().split(/ +/).slice(1);
     const isKnown = members.every((mid) => mids.includes(mid));
     if (!isKnown || new Set(members).size !== members.length) throw malformed('bad a=group');
   }
 }
 
-function originOf(lines: readonly string[]): Sdp['origin'] {
-  const parts = (lines[1] ?? '').slice(2).split(' ');
-  const [, sessionId = '', version = '', network, type, host = ''] = parts;
-  const isNumbers = /^\d{1,128}$/.test(sessionId) && /^\d{1,128}$/.test(version);
-  if (parts.length !== 6 || !isNumbers || network !== 'IN' || !/^IP[46]$/.test(type ?? '')) {
-    throw malformed('bad o=');
-  }
-  return { sessionId, version, host };
-}
+const MEDIA = /^([A-Za-z0-9._-]+) (\d{1,5})(?:\/\d{1,3})? ([A-Za-z0-9/._-]+)((?: +\S+)+) *$/;
 
-function timingOf(lines: readonly string[]): string {
-  const timing = lines.find((line) => line.startsWith('t='))?.slice(2) ?? '';
-  if (!/^\d{1,20} \d{1,20}$/.test(timing)) throw malformed('bad t=');
-  return timing;
-}
-
-const NAME = /^(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?$/;
-
-/** RFC 8866 §5.7. Several c= lines are several multicast layers: none of ours. */
-function connectionOf(lines: readonly string[]): SdpConnection | null {
-  const found = lines.filter((line) => line.startsWith('c='));
-  const [first] = found;
-  if (first === undefined) return null;
-  const match = /^c=IN IP([46]) ([^\s/]+)(?:\/\d{1,3}){0,2} *$/.exec(first);
-  if (match === null || found.length > 1) throw malformed('bad c=');
-  const family = match[1] === '4' ? 4 : 6;
-  const host = match[2] ?? '';
-  const isAddress = family === 4 ? isIPv4(host) : isIPv6(host) && !host.includes('%');
-  // What is no strict address may be a name, but "0177.0.0.1" and "127.1" are neither.
-  if (!isAddress && !NAME.test(host)) throw malformed('bad address in c=');
-  return { family, host };
-}
-
-interface MediaContext {
-  readonly connection: SdpConnection | null;
-  readonly direction: Direction | undefined;
-  readonly limits: SdpLimits;
-}
-
-function toMedia(head: string, body: MediaDescription, context: MediaContext): SdpMedia {
-  const match = /^([A-Za-z0-9._-]+) (\d{1,5})(?:\/\d{1,3})? ([A-Za-z0-9/._-]+)((?: +\S+)+) *$/.exec(
-    head,
-  );
+function toMedia(section: Section, session: Section, formatsMax: number): SdpMedia {
+  const match = MEDIA.exec(section.head);
   const [, kind = '', portText = '', protocol = '', list = ''] = match ?? [];
   const port = Number(portText);
   if (match === null || port > 65_535) throw malformed('bad m= line');
-  const formats = list.trim().split(/ +/);
-  const isRtp = /(?:^|\/)RTP\//.test(protocol);
+  const formats = list.split(' ').filter((format) => format !== '');
+  const isRtp = protocol.startsWith('RTP/') || protocol.includes('/RTP/');
   // A payload type has 7 bits; a higher number is passed over, no number at all is malformed.
   if (isRtp && formats.some((format) => !/^\d{1,3}$/.test(format)))
     throw malformed('bad payload type');
-  const rtcp =
-    body.rtcp === undefined ? null : { port: Number(body.rtcp.port), host: body.rtcp.address };
+  const { rtcp } = section;
   if (rtcp !== null && rtcp.port > 65_535) throw malformed('bad a=rtcp');
   return {
     kind,
     port,
     protocol,
     formats,
-    codecs: isRtp ? toFormats(formats.slice(0, context.limits.formatsMax), body) : [],
-    connection: context.connection,
-    direction: body.direction ?? context.direction ?? 'sendrecv',
-    ptimeMs: body.ptime === undefined ? undefined : Number(body.ptime),
-    maxptimeMs: body.maxptime === undefined ? undefined : Number(body.maxptime),
+    codecs: isRtp ? toFormats(formats.slice(0, formatsMax), section) : [],
+    connection: section.connection ?? session.connection,
+    direction: section.direction ?? session.direction ?? 'sendrecv',
+    ptimeMs: section.ptimeMs,
+    maxptimeMs: section.maxptimeMs,
     rtcp,
-    rtcpMux: body.rtcpMux !== undefined,
+    rtcpMux: section.rtcpMux,
+    hasCrypto: section.hasCrypto,
   };
 }
 
-function toFormats(formats: readonly string[], body: MediaDescription): SdpFormat[] {
-  const found = new Map<number, SdpFormat>();
+function toFormats(formats: readonly string[], { maps, fmtps }: Section): SdpFormat[] {
+  const found: SdpFormat[] = [];
   for (const format of formats) {
     const payloadType = Number(format);
-    if (payloadType > 127 || found.has(payloadType)) continue;
-    const map = body.rtp.find((row) => row.payload === payloadType);
+    if (payloadType > 127 || found.some((one) => one.payloadType === payloadType)) continue;
+    const map = maps.find((one) => one.payloadType === payloadType);
     const [encoding, clockRateHz] = map
-      ? [map.codec, map.rate]
+      ? [map.encoding, map.clockRateHz]
       : (STATIC_FORMATS.get(payloadType) ?? []);
     if (encoding === undefined || clockRateHz === undefined) continue;
-    const fmtp = body.fmtp.find((row) => row.payload === payloadType)?.config ?? '';
-    const channels = Number(map?.encoding ?? 1);
-    found.set(payloadType, { payloadType, encoding, clockRateHz, channels, fmtp: String(fmtp) });
+    const fmtp = fmtps.find((one) => one.payloadType === payloadType)?.config ?? '';
+    found.push({ payloadType, encoding, clockRateHz, channels: map?.channels ?? 1, fmtp });
   }
-  return [...found.values()];
+  return found;
 }
 
 function malformed(problem: string): GatewayError {
