@@ -84,8 +84,39 @@ const LISTS: readonly (readonly [AddressClass, BlockList])[] = CLASSES.map(([nam
 const GLOBAL_UNICAST = new BlockList();
 GLOBAL_UNICAST.addSubnet('2000::', 3, 'ipv6');
 
+/** Verdicts on addresses that are remembered; then all are forgotten: strangers come in floods. */
+const REMEMBERED_MAX = 1024;
+
+/**
+ * Answers of a pure question about an address. A call asks the same few about the same two or
+ * three addresses some dozen times, and each answer makes native objects.
+ */
+class Remembered<Verdict extends AddressClass | boolean> {
+  readonly #verdicts = new Map<string, Verdict>();
+  readonly #judge: (address: string) => Verdict;
+
+  constructor(judge: (address: string) => Verdict) {
+    this.#judge = judge;
+  }
+
+  of(address: string): Verdict {
+    const known = this.#verdicts.get(address);
+    if (known !== undefined) return known;
+    const verdict = this.#judge(address);
+    if (this.#verdicts.size >= REMEMBERED_MAX) this.#verdicts.clear();
+    this.#verdicts.set(address, verdict);
+    return verdict;
+  }
+}
+
+const CLASS_OF = new Remembered<AddressClass>(classOf);
+
 /** The class of an IP literal. IPv4-mapped IPv6 is judged as its IPv4. Not an IP: BAD_ADDRESS. */
 export function classifyAddress(address: string): AddressClass {
+  return CLASS_OF.of(address);
+}
+
+function classOf(address: string): AddressClass {
   const plain = unmapped(address);
   const family = isIPv4(plain) ? 'ipv4' : 'ipv6';
   if (isIP(plain) === 0) throw new GatewayError('BAD_ADDRESS', { address });
@@ -111,6 +142,7 @@ export function unmapped(address: string): string {
 /** A set of addresses given as CIDRs (`10.0.0.0/8`, `2001:db8::/32`) or single addresses. */
 export class AddressSet {
   readonly #list = new BlockList();
+  readonly #holds = new Remembered<boolean>((address) => this.#check(address));
   readonly isEmpty: boolean;
 
   /** Throws BAD_ADDRESS naming the entry that is not one. */
@@ -120,6 +152,10 @@ export class AddressSet {
   }
 
   has(address: string): boolean {
+    return !this.isEmpty && this.#holds.of(address);
+  }
+
+  #check(address: string): boolean {
     const plain = unmapped(address);
     if (isIP(plain) === 0) return false;
     return this.#list.check(plain, isIPv4(plain) ? 'ipv4' : 'ipv6');

@@ -40,8 +40,10 @@ export function createLog(options: { level: LogLevel; destination?: number }): L
   );
 }
 
-const FLUSH_MS = 100;
-const GATHER_BYTES = 8_192;
+/** Each write wakes another thread, so a busy node shall say most within one. */
+const FLUSH_MS = 250;
+/** Just below the 16 KiB that one write takes. */
+const GATHER_BYTES = 16_000;
 /** Lines that a stalled reader has not taken; beyond it they are dropped. */
 const WAITING_BYTES_MAX = 16_777_216;
 

@@ -29,6 +29,24 @@ export class Metrics {
     });
   }
 
+  /** One figure for each value of a label, all told by one `collect`. */
+  gauges<L extends string>(
+    name: string,
+    help: string,
+    label: L,
+    collect: () => Iterable<readonly [value: string, figure: number]>,
+  ): Gauge<L> {
+    return new Gauge({
+      name,
+      help,
+      labelNames: [label],
+      registers: [this.registry],
+      collect() {
+        for (const [value, figure] of collect()) this.set({ [label]: value } as never, figure);
+      },
+    });
+  }
+
   histogram<L extends string>(
     name: string,
     help: string,

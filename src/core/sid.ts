@@ -6,7 +6,23 @@ import type { Clock } from './clock.ts';
 
 declare const tag: unique symbol;
 
-export type SidPrefix = 'AC' | 'AP' | 'CA' | 'NO' | 'PN' | 'RE' | 'TK' | 'SK';
+export type SidPrefix =
+  | 'AC'
+  | 'AL'
+  | 'AP'
+  | 'CA'
+  | 'CL'
+  | 'CR'
+  | 'IP'
+  | 'NO'
+  | 'OU'
+  | 'PN'
+  | 'RE'
+  | 'RG'
+  | 'RT'
+  | 'SD'
+  | 'SK'
+  | 'TK';
 export type Sid<P extends SidPrefix> = string & { readonly [tag]: P };
 export type AccountSid = Sid<'AC'>;
 export type ApplicationSid = Sid<'AP'>;
@@ -14,6 +30,12 @@ export type CallSid = Sid<'CA'>;
 export type RecordingSid = Sid<'RE'>;
 export type NumberSid = Sid<'PN'>;
 export type TrunkSid = Sid<'TK'>;
+export type AccessListSid = Sid<'AL'>;
+export type CredentialListSid = Sid<'CL'>;
+export type GatewaySid = Sid<'OU'>;
+export type RegistrationSid = Sid<'RG'>;
+export type RouteSid = Sid<'RT'>;
+export type SipDomainSid = Sid<'SD'>;
 
 /**
  * A new identifier: 48 bits of time, then 80 of chance. New rows so lie side by side in every index

@@ -6,6 +6,7 @@
  * Portable on purpose: text, bigint and integer columns, no database's own types or clauses, so
  * that the same steps make a SQLite file and a PostgreSQL database.
  */
+import { createHash } from 'node:crypto';
 import type { CreateTableBuilder, Kysely } from 'kysely';
 import type { Clock } from '../core/clock.ts';
 import { GatewayError } from '../core/errors.ts';
@@ -227,6 +228,143 @@ async function cheaperCallIndexes(db: Kysely<SqlSchema>): Promise<void> {
     .execute();
 }
 
+/** Trunks read in one go; there are few. */
+const GATEWAY_ROWS_MAX = 200;
+
+async function trunkPolicies(db: Kysely<SqlSchema>): Promise<void> {
+  const lists = [
+    'inbound_domains',
+    'certificate_names',
+    'access_list_sids',
+    'credential_list_sids',
+  ];
+  for (const name of lists) await addTrunkColumn(db, name, '[]');
+  for (const name of ['policy', 'trunking']) await addTrunkColumn(db, name, '{}');
+  await db.schema.alterTable('trunks').addColumn('domain_name', 'text').execute();
+  await db.schema
+    .alterTable('trunks')
+    .addColumn('tls_only', 'integer', (column) => column.notNull().defaultTo(0))
+    .execute();
+  await db.schema
+    .createIndex('trunks_by_domain_name')
+    .unique()
+    .on('trunks')
+    .column('domain_name')
+    .execute();
+  await nameGateways(db);
+}
+
+async function addTrunkColumn(db: Kysely<SqlSchema>, name: string, json: string): Promise<void> {
+  await db.schema
+    .alterTable('trunks')
+    .addColumn(name, 'text', (column) => column.notNull().defaultTo(json))
+    .execute();
+}
+
+/** A gateway gets a sid and dates of its own. Made of its place, for a step has no clock. */
+async function nameGateways(db: Kysely<SqlSchema>): Promise<void> {
+  let after = '';
+  for (;;) {
+    const rows = await db
+      .selectFrom('trunks')
+      .select(['sid', 'gateways', 'date_created_ms'])
+      .where('sid', '>', after)
+      .orderBy('sid')
+      .limit(GATEWAY_ROWS_MAX)
+      .execute();
+    for (const row of rows) {
+      const gateways = (JSON.parse(String(row.gateways)) as object[]).map((gateway, index) => {
+        const digest = createHash('sha256').update(`${row.sid}/${index}`).digest('hex');
+        const atMs = Number(row.date_created_ms);
+        const name = { sid: `OU${digest.slice(0, 32)}`, friendlyName: '' };
+        return { ...name, ...gateway, dateCreatedMs: atMs, dateUpdatedMs: atMs };
+      });
+      await db
+        .updateTable('trunks')
+        .set({ gateways: JSON.stringify(gateways) })
+        .where('sid', '=', row.sid ?? null)
+        .execute();
+    }
+    const last = rows.at(-1)?.sid;
+    if (last === undefined) return;
+    after = String(last);
+  }
+}
+
+async function sipTables(db: Kysely<SqlSchema>): Promise<void> {
+  for (const name of ['access_lists', 'credential_lists']) {
+    await resourceTable(db, name)
+      .addColumn('friendly_name', 'text', (column) => column.notNull())
+      .execute();
+  }
+  await resourceTable(db, 'access_addresses')
+    .addColumn('access_list_sid', 'text', (column) =>
+      column.notNull().references('access_lists.sid').onDelete('cascade'),
+    )
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('ip_address', 'text', (column) => column.notNull())
+    .addColumn('cidr_prefix_length', 'integer', (column) => column.notNull())
+    .addUniqueConstraint('access_addresses_once', [
+      'access_list_sid',
+      'ip_address',
+      'cidr_prefix_length',
+    ])
+    .execute();
+  await resourceTable(db, 'credentials')
+    .addColumn('credential_list_sid', 'text', (column) =>
+      column.notNull().references('credential_lists.sid').onDelete('cascade'),
+    )
+    .addColumn('username', 'text', (column) => column.notNull())
+    .addColumn('password', 'text', (column) => column.notNull())
+    .addUniqueConstraint('credentials_once', ['credential_list_sid', 'username'])
+    .execute();
+  await resourceTable(db, 'sip_domains')
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('domain_name', 'text', (column) => column.notNull().unique())
+    .addColumn('voice_url', 'text')
+    .addColumn('voice_method', 'text', (column) => column.notNull())
+    .addColumn('voice_fallback_url', 'text')
+    .addColumn('voice_fallback_method', 'text', (column) => column.notNull())
+    .addColumn('status_callback', 'text')
+    .addColumn('status_callback_method', 'text', (column) => column.notNull())
+    .addColumn('sip_registration', 'integer', (column) => column.notNull())
+    .addColumn('secure', 'integer', (column) => column.notNull())
+    .addColumn('call_access_list_sids', 'text', (column) => column.notNull())
+    .addColumn('call_credential_list_sids', 'text', (column) => column.notNull())
+    .addColumn('registration_credential_list_sids', 'text', (column) => column.notNull())
+    .execute();
+  await resourceTable(db, 'routes')
+    .addColumn('friendly_name', 'text', (column) => column.notNull())
+    .addColumn('pattern', 'text', (column) => column.notNull())
+    .addColumn('priority', 'integer', (column) => column.notNull())
+    .addColumn('cost_per_minute', 'double precision', (column) => column.notNull())
+    .addColumn('trunk_sid', 'text', (column) =>
+      column.notNull().references('trunks.sid').onDelete('cascade'),
+    )
+    .addColumn('enabled', 'integer', (column) => column.notNull())
+    .execute();
+}
+
+const SIP_TABLES = [
+  'access_lists',
+  'access_addresses',
+  'credential_lists',
+  'credentials',
+  'sip_domains',
+  'routes',
+] as const;
+
+async function sipIndexes(db: Kysely<SqlSchema>): Promise<void> {
+  for (const table of SIP_TABLES) {
+    await db.schema
+      .createIndex(`${table}_by_account`)
+      .on(table)
+      .columns(['account_sid', 'date_created_ms', 'sid'])
+      .execute();
+  }
+  await db.schema.createIndex('routes_by_trunk').on('routes').column('trunk_sid').execute();
+}
+
 export const MIGRATIONS: readonly Migration[] = [
   {
     version: 1,
@@ -240,6 +378,15 @@ export const MIGRATIONS: readonly Migration[] = [
   { version: 2, name: 'one row for the trace of a call', up: foldCallEvents },
   { version: 3, name: 'credentials of calls from trunks', up: inboundCredentials },
   { version: 4, name: 'fewer index entries for a call', up: cheaperCallIndexes },
+  { version: 5, name: 'policies, domains and names of trunks', up: trunkPolicies },
+  {
+    version: 6,
+    name: 'access and credential lists, domains, routes',
+    async up(db) {
+      await sipTables(db);
+      await sipIndexes(db);
+    },
+  },
 ];
 
 /** Brings the database to the newest known version; refuses one that is newer still. */

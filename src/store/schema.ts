@@ -6,17 +6,24 @@
  */
 import { Secret } from '../core/log.ts';
 import type {
+  AccessAddressRow,
+  AccessListRow,
   AccountRow,
   ApplicationRow,
   CallRow,
+  CredentialListRow,
+  CredentialRow,
   Json,
   NotificationRow,
   NumberRow,
   RecordingRow,
+  RouteRow,
+  SipDomainRow,
   TrunkRow,
   VoiceSettings,
 } from './store.ts';
 import type { KeptTrace } from './trace-rows.ts';
+import { completeTrunk } from './trunk-row.ts';
 
 export type SqlValue = string | number | null;
 export type SqlRow = Record<string, SqlValue>;
@@ -35,6 +42,8 @@ export interface TableSpec<Row> {
   /** The field that says whose row it is; no read of an account goes without it. */
   readonly tenant: keyof Row & string;
   readonly fields: { readonly [F in keyof Row]-?: FieldKind };
+  /** What JSON of an older version of this program lacks. */
+  complete?(row: Row): Row;
 }
 
 const DATES = { dateCreatedMs: 'number', dateUpdatedMs: 'number' } as const;
@@ -92,8 +101,88 @@ export const TRUNKS: TableSpec<TrunkRow> = {
     inboundUsername: 'text',
     inboundPassword: 'secret',
     inboundAddresses: 'json',
+    accessListSids: 'json',
+    credentialListSids: 'json',
+    domainName: 'text',
+    inboundDomains: 'json',
+    certificateNames: 'json',
+    tlsOnly: 'boolean',
     numberPatterns: 'json',
+    policy: 'json',
+    trunking: 'json',
   },
+  complete: completeTrunk,
+};
+
+export const ROUTES: TableSpec<RouteRow> = {
+  name: 'routes',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    friendlyName: 'text',
+    pattern: 'text',
+    priority: 'number',
+    costPerMinute: 'number',
+    trunkSid: 'text',
+    enabled: 'boolean',
+  },
+};
+
+export const SIP_DOMAINS: TableSpec<SipDomainRow> = {
+  name: 'sip_domains',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    friendlyName: 'text',
+    domainName: 'text',
+    voiceUrl: 'text',
+    voiceMethod: 'text',
+    voiceFallbackUrl: 'text',
+    voiceFallbackMethod: 'text',
+    statusCallback: 'text',
+    statusCallbackMethod: 'text',
+    sipRegistration: 'boolean',
+    secure: 'boolean',
+    callAccessListSids: 'json',
+    callCredentialListSids: 'json',
+    registrationCredentialListSids: 'json',
+  },
+};
+
+export const ACCESS_LISTS: TableSpec<AccessListRow> = {
+  name: 'access_lists',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: { ...RESOURCE, friendlyName: 'text' },
+};
+
+export const ACCESS_ADDRESSES: TableSpec<AccessAddressRow> = {
+  name: 'access_addresses',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: {
+    ...RESOURCE,
+    accessListSid: 'text',
+    friendlyName: 'text',
+    ipAddress: 'text',
+    cidrPrefixLength: 'number',
+  },
+};
+
+export const CREDENTIAL_LISTS: TableSpec<CredentialListRow> = {
+  name: 'credential_lists',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: { ...RESOURCE, friendlyName: 'text' },
+};
+
+export const CREDENTIALS: TableSpec<CredentialRow> = {
+  name: 'credentials',
+  key: ['sid'],
+  tenant: 'accountSid',
+  fields: { ...RESOURCE, credentialListSid: 'text', username: 'text', password: 'secret' },
 };
 
 export const CALLS: TableSpec<CallRow> = {
@@ -188,9 +277,11 @@ export class Layout<Row extends Fields<Row>> implements TableShape {
   readonly tenant: keyof Row & string;
   readonly #fields: readonly (keyof Row & string)[];
   readonly #kinds: readonly FieldKind[];
+  readonly #complete: (row: Row) => Row;
 
   constructor(spec: TableSpec<Row>) {
     this.name = spec.name;
+    this.#complete = spec.complete ?? ((row) => row);
     this.tenant = spec.tenant;
     this.key = spec.key.map(column);
     this.#fields = Object.keys(spec.fields) as (keyof Row & string)[];
@@ -209,7 +300,7 @@ export class Layout<Row extends Fields<Row>> implements TableShape {
       const value = columns[this.columns[index] as string] ?? null;
       row[field] = decodeValue(this.#kinds[index] as FieldKind, value);
     }
-    return row as Row;
+    return this.#complete(row as Row);
   }
 }
 

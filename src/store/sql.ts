@@ -9,22 +9,30 @@ import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
 import type { AccountSid, CallSid } from '../core/sid.ts';
 import {
+  ACCESS_ADDRESSES,
+  ACCESS_LISTS,
   ACCOUNTS,
   APPLICATIONS,
   CALL_TRACES,
   CALLS,
+  CREDENTIAL_LISTS,
+  CREDENTIALS,
   column,
   type Fields,
   Layout,
   NOTIFICATIONS,
   NUMBERS,
   RECORDINGS,
+  ROUTES,
+  SIP_DOMAINS,
   type SqlSchema,
   type SqlValue,
   type TableSpec,
   TRUNKS,
 } from './schema.ts';
 import type {
+  AccessAddressRow,
+  AccessListRow,
   AccountRow,
   ApplicationRow,
   CallEvent,
@@ -33,11 +41,15 @@ import type {
   CallTraceRow,
   CallTraces,
   ConfigTable,
+  CredentialListRow,
+  CredentialRow,
   Filter,
   ListQuery,
   NotificationRow,
   NumberRow,
   RecordingRow,
+  RouteRow,
+  SipDomainRow,
   Store,
   StoreChange,
   Table,
@@ -190,17 +202,27 @@ class SqlTable<Row extends Fields<Row> & { readonly sid: string; readonly dateCr
     return true;
   }
 
-  async all(rowsMax: number): Promise<readonly Row[]> {
+  async count(accountSid: AccountSid, where: readonly Filter<Row>[] = []): Promise<number> {
     await this.#access.writer.flush();
-    const rows = await guarded(() =>
-      this.#access.database.db
-        .selectFrom(this.#layout.name)
-        .selectAll()
-        .orderBy('date_created_ms')
-        .orderBy('sid')
-        .limit(rowsMax)
-        .execute(),
-    );
+    let select = this.#access.database.db
+      .selectFrom(this.#layout.name)
+      .select((expression) => expression.fn.countAll<number>().as('count'))
+      .where(this.#tenant, '=', accountSid);
+    for (const filter of where) select = select.where(condition(filter));
+    const found = await guarded(() => select.executeTakeFirst());
+    return Number(found?.count ?? 0);
+  }
+
+  async all(rowsMax: number, where: readonly Filter<Row>[] = []): Promise<readonly Row[]> {
+    await this.#access.writer.flush();
+    let select = this.#access.database.db
+      .selectFrom(this.#layout.name)
+      .selectAll()
+      .orderBy('date_created_ms')
+      .orderBy('sid')
+      .limit(rowsMax);
+    for (const filter of where) select = select.where(condition(filter));
+    const rows = await guarded(() => select.execute());
     return rows.map((one) => this.#layout.row(one));
   }
 
@@ -244,6 +266,12 @@ const CONFIG_TABLES: ReadonlySet<string> = new Set<ConfigTable>([
   'applications',
   'numbers',
   'trunks',
+  'routes',
+  'sip_domains',
+  'access_lists',
+  'access_addresses',
+  'credential_lists',
+  'credentials',
 ]);
 
 export class SqlStore implements Store {
@@ -251,6 +279,12 @@ export class SqlStore implements Store {
   readonly applications: Table<ApplicationRow>;
   readonly numbers: Table<NumberRow>;
   readonly trunks: Table<TrunkRow>;
+  readonly routes: Table<RouteRow>;
+  readonly sipDomains: Table<SipDomainRow>;
+  readonly accessLists: Table<AccessListRow>;
+  readonly accessAddresses: Table<AccessAddressRow>;
+  readonly credentialLists: Table<CredentialListRow>;
+  readonly credentials: Table<CredentialRow>;
   readonly calls: Table<CallRow>;
   readonly callTraces: CallTraces;
   readonly recordings: Table<RecordingRow>;
@@ -284,6 +318,12 @@ export class SqlStore implements Store {
     this.applications = new SqlTable({ spec: APPLICATIONS, access });
     this.numbers = new SqlTable({ spec: NUMBERS, access });
     this.trunks = new SqlTable({ spec: TRUNKS, access });
+    this.routes = new SqlTable({ spec: ROUTES, access });
+    this.sipDomains = new SqlTable({ spec: SIP_DOMAINS, access });
+    this.accessLists = new SqlTable({ spec: ACCESS_LISTS, access });
+    this.accessAddresses = new SqlTable({ spec: ACCESS_ADDRESSES, access });
+    this.credentialLists = new SqlTable({ spec: CREDENTIAL_LISTS, access });
+    this.credentials = new SqlTable({ spec: CREDENTIALS, access });
     this.calls = new SqlTable({ spec: CALLS, access, isPassing: isLive });
     this.recordings = new SqlTable({ spec: RECORDINGS, access });
     this.notifications = new SqlTable({ spec: NOTIFICATIONS, access });

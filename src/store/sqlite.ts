@@ -55,6 +55,8 @@ function open(options: SqliteOptions): Database {
     // In WAL mode a power cut may lose the last commits but cannot damage the file.
     connection.pragma('synchronous = NORMAL');
     connection.pragma('foreign_keys = ON');
+    // KiB. The library's own 16 MB brings no speed: what is written is rarely read again.
+    connection.pragma('cache_size = -2000');
   } catch (thrown) {
     throw unusable(options.path, thrown);
   }

@@ -10,14 +10,20 @@
 
 import type { Secret } from '../core/log.ts';
 import type {
+  AccessListSid,
   AccountSid,
   ApplicationSid,
   CallSid,
+  CredentialListSid,
+  GatewaySid,
   NumberSid,
   RecordingSid,
+  RouteSid,
   Sid,
+  SipDomainSid,
   TrunkSid,
 } from '../core/sid.ts';
+import type { TrunkPolicy } from './trunk-policy.ts';
 
 /** Plain data that survives being written as text and read back. */
 export type Json = string | number | boolean | null | readonly Json[] | JsonObject;
@@ -69,10 +75,25 @@ export interface NumberRow extends VoiceSettings {
 
 /** RFC 2782 order: lowest priority first, weight shares among equals. */
 export type TrunkGateway = {
+  readonly sid: GatewaySid;
+  readonly friendlyName: string;
   readonly uri: string;
   readonly priority: number;
   readonly weight: number;
   readonly enabled: boolean;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+};
+
+/** What the reference's trunks have besides; kept, whether or not the gateway acts on it. */
+export type TrunkingSettings = {
+  /** Asked for a document when no gateway of the trunk takes a call that came for it. */
+  readonly disasterRecoveryUrl: string | null;
+  readonly disasterRecoveryMethod: HttpMethod;
+  /** Of transfers that `policy.refer` lets happen: to SIP addresses only. */
+  readonly transferSipOnly: boolean;
+  readonly transferCallerId: 'from-transferee' | 'from-transferor';
+  readonly cnamLookupEnabled: boolean;
 };
 
 export interface TrunkRow {
@@ -90,8 +111,110 @@ export interface TrunkRow {
   readonly inboundPassword: Secret | null;
   /** CIDR blocks from which its calls come. */
   readonly inboundAddresses: readonly string[];
+  /** Lists of the account: more addresses, and more credentials, that its calls come with. */
+  readonly accessListSids: readonly AccessListSid[];
+  readonly credentialListSids: readonly CredentialListSid[];
+  /** Its own name as a host, lower case; no other trunk or domain has it. */
+  readonly domainName: string | null;
+  /** More Request-URI hosts that mean this trunk, lower case, each claimed once. */
+  readonly inboundDomains: readonly string[];
+  /** Names of verified TLS certificates (RFC 5922 §7.1) that mean this trunk. */
+  readonly certificateNames: readonly string[];
+  /** Calls over anything but TLS are refused inbound and not placed outbound. */
+  readonly tlsOnly: boolean;
   /** What it takes outbound: a number, or a prefix that ends in `*`. */
   readonly numberPatterns: readonly string[];
+  readonly policy: TrunkPolicy;
+  readonly trunking: TrunkingSettings;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** Addresses that calls may come from; trunks and domains refer to it. */
+export interface AccessListRow {
+  readonly sid: AccessListSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+export interface AccessAddressRow {
+  readonly sid: Sid<'IP'>;
+  readonly accountSid: AccountSid;
+  readonly accessListSid: AccessListSid;
+  readonly friendlyName: string;
+  readonly ipAddress: string;
+  readonly cidrPrefixLength: number;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** Users who may call or register; trunks and domains refer to it. */
+export interface CredentialListRow {
+  readonly sid: CredentialListSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/**
+ * The password itself and not its hashes: A1 holds the realm (RFC 7616 §3.4.2), a list is shared by
+ * domains of different realms, and it may be mapped to another one long after the password was
+ * given. A hash of A1 is as good as the password to a thief of the file anyway. It is never told.
+ */
+export interface CredentialRow {
+  readonly sid: Sid<'CR'>;
+  readonly accountSid: AccountSid;
+  readonly credentialListSid: CredentialListSid;
+  /** Once in a list, case and all. */
+  readonly username: string;
+  readonly password: Secret;
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/** A host name whose calls go to an application, and at which phones may register. */
+export interface SipDomainRow extends Omit<VoiceSettings, 'voiceCallerIdLookup'> {
+  readonly sid: SipDomainSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  /** Lower case; over all accounts, no trunk or other domain has it. */
+  readonly domainName: string;
+  readonly sipRegistration: boolean;
+  /** TLS and SRTP, or no call. */
+  readonly secure: boolean;
+  /** Lists of the account. Without any for calls nobody may call, as in the reference. */
+  readonly callAccessListSids: readonly AccessListSid[];
+  readonly callCredentialListSids: readonly CredentialListSid[];
+  readonly registrationCredentialListSids: readonly CredentialListSid[];
+  readonly dateCreatedMs: number;
+  readonly dateUpdatedMs: number;
+}
+
+/**
+ * Which trunk a number goes out through. Of the enabled routes of an account whose pattern takes
+ * the number the trunks are tried in this order, and this is the one place that says so:
+ *
+ *   1. the longer pattern first (digits before the `*`; a whole number before any prefix),
+ *   2. then the lower priority,
+ *   3. then the lower cost,
+ *   4. then the older route, then the lower sid.
+ *
+ * A trunk that has no route at all is still reached by its own `numberPatterns`, after these.
+ */
+export interface RouteRow {
+  readonly sid: RouteSid;
+  readonly accountSid: AccountSid;
+  readonly friendlyName: string;
+  /** A number, or a prefix that ends in `*`. */
+  readonly pattern: string;
+  readonly priority: number;
+  /** In whatever currency the operator compares in. */
+  readonly costPerMinute: number;
+  readonly trunkSid: TrunkSid;
+  readonly enabled: boolean;
   readonly dateCreatedMs: number;
   readonly dateUpdatedMs: number;
 }
@@ -201,7 +324,7 @@ export interface NotificationRow {
 
 export type FilterValue = string | number;
 
-/** `contains` looks for the value anywhere in the text; the others compare. */
+/** `contains` looks for the value anywhere in the text (of JSON: as it is written). */
 export interface Filter<Row> {
   readonly field: keyof Row & string;
   readonly op: '=' | '<' | '<=' | '>' | '>=' | 'contains';
@@ -236,8 +359,10 @@ export interface Table<Row> {
   list(query: ListQuery<Row>): Promise<readonly Row[]>;
   /** False when there was none. */
   remove(accountSid: AccountSid, sid: string): Promise<boolean>;
+  /** How many an account has. */
+  count(accountSid: AccountSid, where?: readonly Filter<Row>[]): Promise<number>;
   /** Every account's rows, oldest first, at most `rowsMax`: for tables of configuration. */
-  all(rowsMax: number): Promise<readonly Row[]>;
+  all(rowsMax: number, where?: readonly Filter<Row>[]): Promise<readonly Row[]>;
 }
 
 export interface CallTraces {
@@ -247,9 +372,22 @@ export interface CallTraces {
   list(accountSid: AccountSid, callSid: CallSid): Promise<readonly CallEvent[]>;
 }
 
-export type ConfigTable = 'accounts' | 'applications' | 'numbers' | 'trunks';
+export type ConfigTable =
+  | 'accounts'
+  | 'applications'
+  | 'numbers'
+  | 'trunks'
+  | 'routes'
+  | 'sip_domains'
+  | 'access_lists'
+  | 'access_addresses'
+  | 'credential_lists'
+  | 'credentials';
 
-/** Told after a save or removal, so that those who keep a cache of configuration can reload. */
+/**
+ * Told after a save or removal, so that those who keep a cache of configuration can reload. What
+ * goes with a row (a list's entries, a trunk's routes) is not told of by itself.
+ */
 export interface StoreChange {
   readonly table: ConfigTable;
   readonly accountSid: AccountSid;
@@ -261,6 +399,12 @@ export interface Store {
   readonly applications: Table<ApplicationRow>;
   readonly numbers: Table<NumberRow>;
   readonly trunks: Table<TrunkRow>;
+  readonly routes: Table<RouteRow>;
+  readonly sipDomains: Table<SipDomainRow>;
+  readonly accessLists: Table<AccessListRow>;
+  readonly accessAddresses: Table<AccessAddressRow>;
+  readonly credentialLists: Table<CredentialListRow>;
+  readonly credentials: Table<CredentialRow>;
   readonly calls: Table<CallRow>;
   readonly callTraces: CallTraces;
   readonly recordings: Table<RecordingRow>;

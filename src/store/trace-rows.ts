@@ -9,39 +9,52 @@ import type { CallEvent, CallTraceRow, Json } from './store.ts';
 export interface KeptTrace {
   readonly callSid: CallSid;
   readonly accountSid: AccountSid;
-  readonly events: readonly KeptEvent[];
+  readonly events: RelativeEvents | AbsoluteEvents;
 }
 
+/** Times count from the first: they are short so, and a full time is slow to turn into text. */
+type RelativeEvents = readonly [startMs: number, ...events: KeptEvent[]];
+/** Rows from before: times count from the epoch. */
+type AbsoluteEvents = readonly (KeptEvent | CallEvent)[];
+
 type KeptEvent =
-  | readonly [atMs: number, kind: string, text: Json, detail: Json]
+  | readonly [sinceMs: number, kind: string, text: Json, detail: Json]
   /** Its data are not just a text and its detail. */
-  | readonly [atMs: number, kind: string, data: CallEvent['data']]
-  /** Rows from before there were lists. */
-  | CallEvent;
+  | readonly [sinceMs: number, kind: string, data: CallEvent['data']];
 
 export function packTrace({ callSid, accountSid, events }: CallTraceRow): KeptTrace {
-  return { callSid, accountSid, events: events.map(packed) };
+  const startMs = events[0]?.atMs ?? 0;
+  return { callSid, accountSid, events: [startMs, ...events.map((one) => packed(one, startMs))] };
 }
 
 export function unpackTrace({ events }: KeptTrace): readonly CallEvent[] {
-  return events.map(unpacked);
+  if (!isRelative(events)) {
+    return events.map((one, index) => (isList(one) ? unpacked(one, index, 0) : one));
+  }
+  const [startMs, ...kept] = events;
+  return kept.map((one, index) => unpacked(one, index, startMs));
 }
 
-function packed({ atMs, kind, data }: CallEvent): KeptEvent {
+function packed({ atMs, kind, data }: CallEvent, startMs: number): KeptEvent {
+  const sinceMs = atMs - startMs;
   const { text, detail } = data;
   const isShort = text !== undefined && detail !== undefined && Object.keys(data).length === 2;
-  return isShort ? [atMs, kind, text, detail] : [atMs, kind, data];
+  return isShort ? [sinceMs, kind, text, detail] : [sinceMs, kind, data];
 }
 
-function unpacked(kept: KeptEvent, index: number): CallEvent {
-  if (!isList(kept)) return kept;
+function unpacked(kept: KeptEvent, index: number, startMs: number): CallEvent {
   const seq = index + 1;
-  if (kept.length === 3) return { seq, atMs: kept[0], kind: kept[1], data: kept[2] };
-  const [atMs, kind, text, detail] = kept;
+  const atMs = startMs + kept[0];
+  if (kept.length === 3) return { seq, atMs, kind: kept[1], data: kept[2] };
+  const [, kind, text, detail] = kept;
   return { seq, atMs, kind, data: { text, detail } };
 }
 
+function isRelative(events: RelativeEvents | AbsoluteEvents): events is RelativeEvents {
+  return typeof events[0] === 'number';
+}
+
 /** `Array.isArray` does not tell readonly lists from the rest. */
-function isList(kept: KeptEvent): kept is Exclude<KeptEvent, CallEvent> {
+function isList(kept: KeptEvent | CallEvent): kept is KeptEvent {
   return Array.isArray(kept);
 }
