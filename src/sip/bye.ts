@@ -8,6 +8,7 @@ import type { ChallengeAnswer } from './invite-client.ts';
 import type { HeaderField } from './message.ts';
 import type { Hop, Source } from './peer.ts';
 import { RequestClient, type RequestClientOwner } from './request-client.ts';
+import type { DialogUsage } from './usage.ts';
 import type { HopUser, UserAgent } from './user-agent.ts';
 
 export interface ByeOwner {
@@ -61,5 +62,66 @@ export class Bye implements HopUser, RequestClientOwner {
 
   onDone(): void {
     this.#owner.onByeDone(this);
+  }
+}
+
+/** The BYE of a session's own dialog, and when it may go. */
+export class OwnBye implements ByeOwner {
+  readonly #usage: DialogUsage;
+  readonly #onSettled: () => void;
+  /** It is owed, but the peer has not acknowledged our 2xx yet (§15). */
+  #owed: readonly HeaderField[] | null = null;
+  #sent = 0;
+
+  constructor(options: { usage: DialogUsage; onSettled: () => void }) {
+    this.#usage = options.usage;
+    this.#onSettled = options.onSettled;
+  }
+
+  get isOwed(): boolean {
+    return this.#owed !== null;
+  }
+
+  /** Nothing is owed, and what was sent is answered. */
+  get isSettled(): boolean {
+    return this.#owed === null && this.#sent === 0;
+  }
+
+  /** §15: the callee may not send BYE before the ACK of its 2xx, or before it has given it up. */
+  say(fields: readonly HeaderField[]): void {
+    if (this.#usage.server?.isUnacknowledged === true) this.#owed = fields;
+    else this.#send(fields);
+  }
+
+  /** The ACK came: what is owed goes out. */
+  pay(): void {
+    const owed = this.#owed;
+    this.#owed = null;
+    if (owed !== null) this.#send(owed);
+  }
+
+  /** The ACK will not come any more (§13.3.1.4). */
+  sayAnyway(): void {
+    const owed = this.#owed ?? [];
+    this.#owed = null;
+    this.#send(owed);
+  }
+
+  /** The peer was faster. */
+  forget(): void {
+    this.#owed = null;
+  }
+
+  onByeDone(): void {
+    this.#sent -= 1;
+    this.#onSettled();
+  }
+
+  #send(fields: readonly HeaderField[]): void {
+    const { ua, dialog, credentials, near } = this.#usage;
+    if (dialog === null) return;
+    this.#sent += 1;
+    const challenge = credentials?.forDialog() ?? null;
+    new Bye({ ua, owner: this, dialog, fields, challenge }).send(near);
   }
 }

@@ -93,7 +93,8 @@ export class CallCredentials {
 
 /** What the policy says about a request of others. */
 export type AuthVerdict =
-  | { readonly kind: 'accept' }
+  /** `identity`: who the policy knows it to be by what was proven; the session carries it on. */
+  | { readonly kind: 'accept'; readonly identity?: string }
   | { readonly kind: 'refuse'; readonly code: ErrorCode }
   | {
       readonly kind: 'challenge';
@@ -103,13 +104,13 @@ export type AuthVerdict =
     };
 
 export type AuthResult =
-  | { readonly kind: 'accepted' }
+  | { readonly kind: 'accepted'; readonly identity: string | null }
   | { readonly kind: 'refused'; readonly error: GatewayError | null; readonly code: ErrorCode }
   | { readonly kind: 'challenged'; readonly headers: HeaderField[] };
 
 /** Carries the verdict out: looks for credentials where they are asked for. Makes no state. */
 export function authenticate(request: SipMessage, verdict: AuthVerdict): AuthResult {
-  if (verdict.kind === 'accept') return { kind: 'accepted' };
+  if (verdict.kind === 'accept') return { kind: 'accepted', identity: verdict.identity ?? null };
   if (verdict.kind === 'refuse') return { kind: 'refused', error: null, code: verdict.code };
   const { server, accountOf } = verdict;
   let isStale = false;
@@ -118,7 +119,7 @@ export function authenticate(request: SipMessage, verdict: AuthVerdict): AuthRes
     if (sent !== null) {
       const account = accountOf(decodeUtf8(sent.username));
       const checked = server.verify(sent, request, account);
-      if (checked.ok) return { kind: 'accepted' };
+      if (checked.ok) return { kind: 'accepted', identity: null };
       isStale = checked.reason === 'stale';
     }
   } catch (thrown) {

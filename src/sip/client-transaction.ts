@@ -2,44 +2,25 @@
  * Client transaction machines: INVITE (RFC 3261 §17.1.1 with the Accepted state of RFC 6026 §8.4)
  * and non-INVITE (§17.1.2). Pure: time comes in, actions go out.
  */
-import { Action, type Actions, NEVER, type TransactionTimers } from './machine.ts';
+import { Action, type Actions, Machine, type MachineOptions, NEVER } from './machine.ts';
 
 export interface ClientMachine {
   readonly state: 'calling' | 'trying' | 'proceeding' | 'completed' | 'accepted' | 'terminated';
-  /** When `expire` is to be called next. */
   readonly deadlineMs: number;
+  readonly isWaiting: boolean;
   start(nowMs: number): Actions;
   response(status: number, nowMs: number): Actions;
   expire(nowMs: number): Actions;
-  /** RFC 3261 §9.1: canceled; a final response is waited for 64*T1 more and no longer. */
+  /** RFC 3261 §9.1: given up; a final response is waited for 64*T1 more and no longer. */
   abandon(nowMs: number): void;
 }
 
-export class InviteClientMachine implements ClientMachine {
+export class InviteClientMachine extends Machine implements ClientMachine {
   state: 'calling' | 'proceeding' | 'completed' | 'accepted' | 'terminated' = 'calling';
-  readonly #timers: TransactionTimers;
-  readonly #reliable: boolean;
-  /** Timer A: next retransmission and the interval that led to it. */
-  #retransmitMs = NEVER;
-  #intervalMs = 0;
-  /** Timer B, D or M, by state. */
-  #endMs = NEVER;
-
-  constructor(options: { timers: TransactionTimers; reliable: boolean }) {
-    this.#timers = options.timers;
-    this.#reliable = options.reliable;
-  }
-
-  get deadlineMs(): number {
-    return Math.min(this.#retransmitMs, this.#endMs);
-  }
 
   start(nowMs: number): Actions {
-    this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer B
-    if (!this.#reliable) {
-      this.#intervalMs = this.#timers.t1Ms; // timer A
-      this.#retransmitMs = nowMs + this.#intervalMs;
-    }
+    this.endMs = nowMs + 64 * this.timers.t1Ms; // timer B
+    this.retransmit(nowMs); // timer A
     return Action.send;
   }
 
@@ -59,78 +40,66 @@ export class InviteClientMachine implements ClientMachine {
     }
   }
 
-  expire(nowMs: number): Actions {
-    if (nowMs >= this.#endMs) {
-      const unanswered = this.state === 'calling' || this.state === 'proceeding';
-      this.#terminate();
-      return unanswered ? Action.timeout | Action.end : Action.end;
-    }
-    if (nowMs < this.#retransmitMs) return Action.none;
-    this.#intervalMs *= 2;
-    this.#retransmitMs = nowMs + this.#intervalMs;
-    return Action.send;
+  abandon(nowMs: number): void {
+    // Nobody waits for it: what went unheard so far need not be heard any more.
+    if (this.state === 'calling') this.retransmitMs = NEVER;
+    if (this.state === 'proceeding') this.endMs = nowMs + 64 * this.timers.t1Ms;
   }
 
-  abandon(nowMs: number): void {
-    if (this.state === 'proceeding') this.#endMs = nowMs + 64 * this.#timers.t1Ms;
+  override get isWaiting(): boolean {
+    return this.state === 'calling' || this.state === 'proceeding';
+  }
+
+  /** §17.1.1.2: doubling without a bound, as timer B ends it. */
+  protected override nextIntervalMs(): number {
+    return 2 * this.intervalMs;
   }
 
   #firstResponses(status: number, nowMs: number): Actions {
     if (status < 200) {
       if (this.state === 'calling') {
         this.state = 'proceeding';
-        this.#retransmitMs = NEVER;
-        this.#endMs = NEVER; // timer B runs in Calling only
+        this.retransmitMs = NEVER;
+        this.endMs = NEVER; // timer B runs in Calling only
       }
       return Action.deliver;
     }
-    this.#retransmitMs = NEVER;
+    this.retransmitMs = NEVER;
     if (status < 300) {
       this.state = 'accepted';
-      this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer M
+      this.endMs = nowMs + 64 * this.timers.t1Ms; // timer M
       return Action.deliver;
     }
-    if (this.#reliable) {
-      this.#terminate(); // timer D is zero
+    if (this.reliable) {
+      this.terminate(); // timer D is zero
       return Action.ack | Action.deliver | Action.end;
     }
     this.state = 'completed';
-    this.#endMs = nowMs + this.#timers.timerDMs;
+    this.endMs = nowMs + this.timers.timerDMs;
     return Action.ack | Action.deliver;
-  }
-
-  #terminate(): void {
-    this.state = 'terminated';
-    this.#retransmitMs = NEVER;
-    this.#endMs = NEVER;
   }
 }
 
-export class NonInviteClientMachine implements ClientMachine {
+/** Of an INVITE that a former process sent and nobody wants: its final answer alone is awaited. */
+class SentInviteMachine extends InviteClientMachine {
+  override start(nowMs: number): Actions {
+    this.state = 'proceeding';
+    this.abandon(nowMs);
+    return Action.none;
+  }
+}
+
+export function clientMachine(method: string, how: MachineOptions, isSent: boolean): ClientMachine {
+  if (method !== 'INVITE') return new NonInviteClientMachine(how);
+  return isSent ? new SentInviteMachine(how) : new InviteClientMachine(how);
+}
+
+export class NonInviteClientMachine extends Machine implements ClientMachine {
   state: 'trying' | 'proceeding' | 'completed' | 'terminated' = 'trying';
-  readonly #timers: TransactionTimers;
-  readonly #reliable: boolean;
-  /** Timer E. */
-  #retransmitMs = NEVER;
-  #intervalMs = 0;
-  /** Timer F or K, by state. */
-  #endMs = NEVER;
-
-  constructor(options: { timers: TransactionTimers; reliable: boolean }) {
-    this.#timers = options.timers;
-    this.#reliable = options.reliable;
-  }
-
-  get deadlineMs(): number {
-    return Math.min(this.#retransmitMs, this.#endMs);
-  }
 
   start(nowMs: number): Actions {
-    this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer F
-    if (!this.#reliable) {
-      this.#intervalMs = this.#timers.t1Ms; // timer E
-      this.#retransmitMs = nowMs + this.#intervalMs;
-    }
+    this.endMs = nowMs + 64 * this.timers.t1Ms; // timer F
+    this.retransmit(nowMs); // timer E
     return Action.send;
   }
 
@@ -140,33 +109,25 @@ export class NonInviteClientMachine implements ClientMachine {
       this.state = 'proceeding';
       return Action.deliver;
     }
-    this.#retransmitMs = NEVER;
-    if (this.#reliable) {
-      this.state = 'terminated'; // timer K is zero
-      this.#endMs = NEVER;
+    if (this.reliable) {
+      this.terminate(); // timer K is zero
       return Action.deliver | Action.end;
     }
     this.state = 'completed';
-    this.#endMs = nowMs + this.#timers.t4Ms; // timer K
+    this.retransmitMs = NEVER;
+    this.endMs = nowMs + this.timers.t4Ms; // timer K
     return Action.deliver;
-  }
-
-  expire(nowMs: number): Actions {
-    if (nowMs >= this.#endMs) {
-      const unanswered = this.state !== 'completed';
-      this.state = 'terminated';
-      this.#retransmitMs = NEVER;
-      this.#endMs = NEVER;
-      return unanswered ? Action.timeout | Action.end : Action.end;
-    }
-    if (nowMs < this.#retransmitMs) return Action.none;
-    // §17.1.2.2: doubling up to T2 while Trying, T2 at once when Proceeding.
-    const { t2Ms } = this.#timers;
-    this.#intervalMs = this.state === 'trying' ? Math.min(2 * this.#intervalMs, t2Ms) : t2Ms;
-    this.#retransmitMs = nowMs + this.#intervalMs;
-    return Action.send;
   }
 
   /** Only INVITE is ever canceled. */
   abandon(): void {}
+
+  override get isWaiting(): boolean {
+    return this.state !== 'completed';
+  }
+
+  /** §17.1.2.2: doubling up to T2 while Trying, T2 at once when Proceeding. */
+  protected override nextIntervalMs(): number {
+    return this.state === 'trying' ? super.nextIntervalMs() : this.timers.t2Ms;
+  }
 }

@@ -28,6 +28,8 @@ export interface DialogRecord {
   readonly remoteSequence: number;
   readonly remoteTarget: string;
   readonly routeSet: readonly string[];
+  /** Left out where the peer has not said so. */
+  readonly allowsUpdate?: boolean;
 }
 
 export class Dialog {
@@ -36,7 +38,11 @@ export class Dialog {
   readonly remoteTag: string;
   readonly localParty: string;
   readonly remoteParty: string;
-  readonly routeSet: readonly string[];
+  /** Who made the offer that has no answer yet (RFC 3264 §4): there is one at a time. */
+  offerBy: 'nobody' | 'us' | 'peer' = 'nobody';
+  /** The peer's Allow names UPDATE (RFC 3311 §4). */
+  allowsUpdate: boolean;
+  #routeSet: readonly string[];
   #localSequence: number;
   #remoteSequence: number;
   #remoteTarget: string;
@@ -47,14 +53,15 @@ export class Dialog {
     this.remoteTag = record.remoteTag;
     this.localParty = record.localParty;
     this.remoteParty = record.remoteParty;
-    this.routeSet = record.routeSet;
+    this.allowsUpdate = record.allowsUpdate ?? false;
+    this.#routeSet = record.routeSet;
     this.#localSequence = record.localSequence;
     this.#remoteSequence = record.remoteSequence;
     this.#remoteTarget = record.remoteTarget;
   }
 
   record(): DialogRecord {
-    return {
+    const record: DialogRecord = {
       callId: this.callId,
       localTag: this.localTag,
       remoteTag: this.remoteTag,
@@ -63,8 +70,13 @@ export class Dialog {
       localSequence: this.#localSequence,
       remoteSequence: this.#remoteSequence,
       remoteTarget: this.#remoteTarget,
-      routeSet: this.routeSet,
+      routeSet: this.#routeSet,
     };
+    return this.allowsUpdate ? { ...record, allowsUpdate: true } : record;
+  }
+
+  get routeSet(): readonly string[] {
+    return this.#routeSet;
   }
 
   get remoteTarget(): string {
@@ -88,11 +100,25 @@ export class Dialog {
   refresh(message: SipMessage): void {
     const target = contactOf(message);
     if (target !== null) this.#remoteTarget = target;
+    this.learn(message);
+  }
+
+  /** Takes what the peer says that it allows; a message without Allow says nothing. */
+  learn(message: SipMessage): void {
+    if (message.header('Allow') !== undefined) {
+      this.allowsUpdate = message.list('Allow').includes('UPDATE');
+    }
+  }
+
+  /** An early dialog is confirmed: its 2xx has the last word on the route set (§13.2.2.4). */
+  confirm(response: SipMessage): void {
+    this.#routeSet = routesOf(response);
+    this.refresh(response);
   }
 
   /** The URI that says where requests go next (§12.2.1.1). */
   nextHop(): SipUri {
-    const first = this.routeSet[0];
+    const first = this.#routeSet[0];
     if (first === undefined) return parseUri(this.#remoteTarget);
     const uri = parseNameAddr(first).uri;
     if (uri === null) throw new GatewayError('SIP_MALFORMED', { problem: 'route is no SIP URI' });
@@ -132,11 +158,11 @@ export class Dialog {
 
   /** Writes the Route fields and returns the Request-URI. */
   #route(headers: HeaderField[]): string {
-    const [first, ...rest] = this.routeSet;
+    const [first, ...rest] = this.#routeSet;
     if (first === undefined) return this.#remoteTarget;
     const hop = parseNameAddr(first);
     if (hop.uri?.params.has('lr')) {
-      for (const route of this.routeSet) headers.push(['Route', route]);
+      for (const route of this.#routeSet) headers.push(['Route', route]);
       return this.#remoteTarget;
     }
     // A strict router of RFC 2543: its URI stands in the request line, the target comes last.
@@ -148,7 +174,7 @@ export class Dialog {
 
 /** The dialog that an INVITE we accept makes (§12.1.1). */
 export function dialogOfRequest(request: SipMessage, localTag: string): Dialog {
-  return new Dialog({
+  const dialog = new Dialog({
     callId: detach(request.callId),
     localTag,
     remoteTag: detach(request.fromTag),
@@ -161,14 +187,16 @@ export function dialogOfRequest(request: SipMessage, localTag: string): Dialog {
     remoteTarget: contactOf(request) ?? detach(parseAddress(request.header('From') ?? '').uriText),
     routeSet: request.list('Record-Route').map(detach),
   });
+  dialog.learn(request);
+  return dialog;
 }
 
-/** The dialog that a 2xx to our INVITE makes (§12.1.2). */
+/** The dialog that a response with a tag to our INVITE makes (§12.1.2), early or confirmed. */
 export function dialogOfResponse(
   response: SipMessage,
   sent: { localParty: string; localTag: string; sequence: number; uri: string },
 ): Dialog {
-  return new Dialog({
+  const dialog = new Dialog({
     callId: detach(response.callId),
     localTag: sent.localTag,
     remoteTag: detach(response.toTag),
@@ -177,8 +205,15 @@ export function dialogOfResponse(
     localSequence: sent.sequence,
     remoteSequence: -1,
     remoteTarget: contactOf(response) ?? sent.uri,
-    routeSet: response.list('Record-Route').reverse().map(detach),
+    routeSet: routesOf(response),
   });
+  dialog.learn(response);
+  return dialog;
+}
+
+/** Nearest first: the callee's order is the other way round (§12.1.2). */
+function routesOf(response: SipMessage): readonly string[] {
+  return response.list('Record-Route').reverse().map(detach);
 }
 
 /** The URI of the first Contact; null when there is none. */

@@ -104,9 +104,12 @@ export class DigestServer {
     this.#nobody = options.clock.randomHex(16);
   }
 
-  /** Values of WWW-Authenticate or Proxy-Authenticate, one field each. */
-  challenge(stale = false): string[] {
-    const nonce = this.#issue();
+  /**
+   * Values of WWW-Authenticate or Proxy-Authenticate, one field each. A nonce issued to a `peer`
+   * is good from there alone: who uses it can be reached at the address it seems to come from.
+   */
+  challenge(stale = false, peer = ''): string[] {
+    const nonce = this.#issue(peer);
     const tail = `, qop="auth"${stale ? ', stale=true' : ''}`;
     const head = `Digest realm="${quoted(this.#realm)}", nonce="${nonce}"`;
     return this.#algorithms.map((algorithm) => `${head}, algorithm=${algorithm}${tail}`);
@@ -136,11 +139,12 @@ export class DigestServer {
     credentials: DigestCredentials,
     request: { readonly method: string; readonly uri: string },
     account: DigestAccount | null,
+    peer = '',
   ): DigestVerdict {
     const expected = this.#expected(credentials, request.method, account);
     const isRight = equal(expected, credentials.response);
     const isSameUri = equivalent(credentials.uri, request.uri);
-    const issuedMs = this.#issuedMs(credentials.nonce);
+    const issuedMs = this.#issuedMs(credentials.nonce, peer);
     if (issuedMs === null || !isRight || !isSameUri || account === null) {
       return { ok: false, reason: 'wrong' };
     }
@@ -149,6 +153,12 @@ export class DigestServer {
     const problem = this.#use(credentials.nonce, issuedMs, Number.parseInt(credentials.nc, 16));
     if (problem !== null) return { ok: false, reason: problem };
     return { ok: true, username: credentials.username };
+  }
+
+  /** Whether we issued it, to that peer and lately: else a wrong response tells nothing. */
+  isFresh(nonce: string, peer = ''): boolean {
+    const issuedMs = this.#issuedMs(nonce, peer);
+    return issuedMs !== null && this.#clock.nowMs() - issuedMs <= this.#lifetimeMs;
   }
 
   /** Nonces in the table, for metrics and tests. */
@@ -169,25 +179,26 @@ export class DigestServer {
   }
 
   /** Time, chance and a signature over both and the realm, as base64url. */
-  #issue(): string {
+  #issue(peer: string): string {
     const raw = Buffer.alloc(NONCE_BYTES);
     raw.writeUIntBE(this.#clock.nowMs(), 0, 6);
     raw.write(this.#clock.randomHex(10), 6, 'hex');
-    this.#sign(raw.subarray(0, 16)).copy(raw, 16);
+    this.#sign(raw.subarray(0, 16), peer).copy(raw, 16);
     return raw.toString('base64url');
   }
 
-  #sign(head: Buffer): Buffer {
+  #sign(head: Buffer, peer: string): Buffer {
     const hmac = createHmac('sha256', this.#secret.reveal()).update(head).update(this.#realm);
+    if (peer !== '') hmac.update('\0').update(peer);
     return hmac.digest().subarray(0, SIGNATURE_BYTES);
   }
 
   /** When one of our nonces was issued; null when it is not ours. */
-  #issuedMs(nonce: string): number | null {
+  #issuedMs(nonce: string, peer: string): number | null {
     const raw = Buffer.alloc(NONCE_BYTES);
     const isWhole =
       raw.write(nonce, 'base64url') === NONCE_BYTES && raw.toString('base64url') === nonce;
-    const isOurs = timingSafeEqual(this.#sign(raw.subarray(0, 16)), raw.subarray(16));
+    const isOurs = timingSafeEqual(this.#sign(raw.subarray(0, 16), peer), raw.subarray(16));
     return isWhole && isOurs ? raw.readUIntBE(0, 6) : null;
   }
 

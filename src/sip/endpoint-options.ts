@@ -7,23 +7,30 @@ import type { ErrorCode } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
 import type { AuthVerdict, Credentials } from './challenge.ts';
+import type { StreamLayers } from './layers.ts';
 import type { SipLimits } from './limits.ts';
 import type { TransactionTimers } from './machine.ts';
 import type { HeaderField, SipMessage } from './message.ts';
-import type { ListenSpec, PeerAddress } from './peer.ts';
+import type { Overload } from './overload.ts';
+import type { ListenSpec, PeerAddress, Source } from './peer.ts';
+import type { Registrar } from './registrar.ts';
 import type { Resolver } from './resolver.ts';
-import type { SessionOptions } from './session-report.ts';
+import type { SessionOptions, SessionPolicy } from './session-report.ts';
 import type { Sockets } from './sockets.ts';
 import type { TransportOptions } from './transport.ts';
 
 /** What the gateway decides about requests and peers. Each is asked before any state is made. */
 export interface EndpointPolicy {
   /** An out-of-dialog request: null lets it in, a code refuses it. */
-  admit?(request: SipMessage, source: PeerAddress): ErrorCode | null;
+  admit?(request: SipMessage, source: Source): ErrorCode | null;
   /** An INVITE that was admitted: whether its sender has to prove who they are. */
-  authenticate?(request: SipMessage, source: PeerAddress): AuthVerdict;
+  authenticate?(request: SipMessage, source: Source): AuthVerdict;
   /** A peer we know by address: no rate limits, connections of its own, full answers. */
   trusts?(address: string): boolean;
+  /** Whether a phone registered over this flow: its keep-alives are answered. */
+  isFlow?(peer: PeerAddress): boolean;
+  /** Where phones register; without one REGISTER is refused (405). */
+  readonly registrar?: Registrar;
   /** Whether a request may be sent to an address. */
   allowAddress?(address: string): boolean;
 }
@@ -50,6 +57,8 @@ export interface EndpointOptions {
   readonly listen: readonly ListenSpec[];
   readonly userAgent: string;
   readonly sockets?: Sockets;
+  /** TLS and WebSocket, for `listen` to name them. The endpoint closes it. */
+  readonly layers?: StreamLayers;
   readonly resolver?: Resolver;
   readonly policy?: EndpointPolicy;
   readonly timers?: Partial<TransactionTimers>;
@@ -57,6 +66,15 @@ export interface EndpointOptions {
   readonly session?: Partial<SessionOptions>;
   readonly bounds?: Partial<EndpointBounds>;
   readonly limits?: SipLimits;
+  /** Who is let in under load; without it all are. */
+  readonly overload?: Overload;
+}
+
+/** What of a session is not in its record. */
+export interface RestoreOptions {
+  readonly credentials?: Credentials;
+  /** The endpoint's own where absent. */
+  readonly policy?: SessionPolicy;
 }
 
 export interface OutgoingInvite {
@@ -64,6 +82,7 @@ export interface OutgoingInvite {
   readonly from: { readonly uri: string; readonly display?: string };
   readonly to?: { readonly uri: string };
   readonly headers?: readonly HeaderField[];
+  /** '' asks the peer to make the offer, which comes as an `offer` event. */
   readonly sdp: string;
   readonly credentials?: Credentials;
   /**
@@ -74,4 +93,10 @@ export interface OutgoingInvite {
   /** One less than the INVITE had that this one is made for (RFC 7332); 70 when there was none. */
   readonly maxForwards?: number;
   readonly ringTimeoutMs?: number;
+  /** How the peer wants its calls; the endpoint's own where absent. */
+  readonly reliable?: SessionPolicy['reliable'];
+  readonly sessionTimer?: SessionPolicy['sessionTimer'];
+  readonly refer?: NonNullable<SessionPolicy['refer']>;
+  /** An address that says nothing for so long is given up; 0: timer B alone decides. */
+  readonly noProvisionalMs?: number;
 }

@@ -9,37 +9,42 @@ import { EventEmitter } from 'node:events';
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import { type Log, redact } from '../core/log.ts';
+import { described } from './abilities.ts';
 import {
   authenticate,
   CallCredentials,
   type CredentialScope,
   type Credentials,
 } from './challenge.ts';
-import { Dialog, dialogOfRequest, formatParty } from './dialog.ts';
-import { EndpointMetrics } from './endpoint-metrics.ts';
+import { Dialog, dialogOfRequest } from './dialog.ts';
+import { type EndpointCounts, EndpointMetrics } from './endpoint-metrics.ts';
 import {
   DEFAULT_BOUNDS,
   type EndpointBounds,
   type EndpointOptions,
   type EndpointPolicy,
   type OutgoingInvite,
+  type RestoreOptions,
 } from './endpoint-options.ts';
+import type { InviteRemains } from './invite-head.ts';
 import { DEFAULT_TIMERS } from './machine.ts';
-import { encodeUtf8, type HeaderField, parseUri, type SipMessage } from './message.ts';
+import type { HeaderField, SipMessage } from './message.ts';
+import type { Overload } from './overload.ts';
+import { isOfOurs } from './peek.ts';
 import type { ListenSpec, Local, PeerAddress, Source, TraceMessage } from './peer.ts';
-import { Resolver, type Target } from './resolver.ts';
+import { placeInvite } from './place-invite.ts';
+import { serveRegister } from './register-server.ts';
+import { AbandonedInvite, refuseRemains } from './remains.ts';
+import { judgeReplaces, type Replaces } from './replaces.ts';
+import { Resolver } from './resolver.ts';
 import { readOffer, screen, screenInvite } from './screening.ts';
 import { Session, type SessionHost } from './session.ts';
-import {
-  DEFAULT_SESSION,
-  printable,
-  type SessionOptions,
-  type SessionRecord,
-} from './session-report.ts';
+import { DEFAULT_SESSION, type SessionOptions, type SessionRecord } from './session-report.ts';
 import { KernelSockets } from './sockets.ts';
+import { tracedIn, tracedOut } from './trace-message.ts';
 import { TransactionTable } from './transaction.ts';
 import { DEFAULT_TRANSPORT, Transport, type TransportUser } from './transport.ts';
-import { ALLOW, UserAgent } from './user-agent.ts';
+import { UserAgent } from './user-agent.ts';
 import { Wheel } from './wheel.ts';
 
 export type { EndpointOptions, EndpointPolicy, OutgoingInvite } from './endpoint-options.ts';
@@ -63,6 +68,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   readonly #wheel: Wheel;
   readonly #sessions = new Map<string, Session>();
   readonly #metrics: EndpointMetrics;
+  readonly #overload: Overload | null;
   /** To tag of all answers without state: a repeated request gets the same one (§8.2.7). */
   readonly #statelessTag: string;
   #isDraining = false;
@@ -75,6 +81,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     this.#log = log;
     this.#listen = options.listen;
     this.#policy = policy;
+    this.#overload = options.overload ?? null;
     this.#bounds = { ...DEFAULT_BOUNDS, ...options.bounds };
     this.sessionOptions = { ...DEFAULT_SESSION, ...options.session };
     this.#statelessTag = clock.randomHex(8);
@@ -86,17 +93,19 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       metrics: options.metrics,
       sessions: () => this.#sessions.size,
       transactions: () => this.#transactions.clientCount + this.#transactions.serverCount,
-      connections: () => this.#transport.connectionCount,
+      connections: (transport) => this.#transport.connectionCountOf(transport),
     });
     const timers = { ...DEFAULT_TIMERS, ...options.timers };
     this.#transport = new Transport({
       sockets,
+      ...(options.layers === undefined ? {} : { layers: options.layers }),
       wheel: this.#wheel,
       log,
       user: this,
       toTag: this.#statelessTag,
       allows: (address) => this.#resolver.allows(address) && (!isGiven || allowAddress(address)),
       trusts: (address) => policy.trusts?.(address) ?? false,
+      isFlow: (peer) => policy.isFlow?.(peer) ?? false,
       transport: { ...DEFAULT_TRANSPORT, ...options.transport },
       counters: this.#metrics,
       ...(options.limits === undefined ? {} : { limits: options.limits }),
@@ -147,18 +156,31 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     };
   }
 
+  /** How full the fullest table is, 0 to 1. */
+  get fullness(): number {
+    const { sessionsMax, clientTransactionsMax, serverTransactionsMax } = this.#bounds;
+    const { clientCount, serverCount } = this.#transactions;
+    const ofTransactions = Math.max(
+      clientCount / clientTransactionsMax,
+      serverCount / serverTransactionsMax,
+    );
+    return Math.max(this.#sessions.size / sessionsMax, ofTransactions);
+  }
+
   /** Calls. What becomes of it comes as events of the session, never before this returns. */
   invite(options: OutgoingInvite): Session {
     const session = this.#newSession(options);
     this.#sessions.set(session.id, session);
-    void this.#place(session, options);
+    const isFull = this.#sessions.size > this.#bounds.sessionsMax;
+    const { ringTimeoutMs } = this.sessionOptions;
+    void placeInvite(session, options, { ua: this.ua, isFull, ringTimeoutMs });
     return session;
   }
 
   /** Takes up a dialog from plain data. Throws `SIP_NO_DIALOG`, or `SIP_TRANSPORT`. */
-  restore(record: SessionRecord, options: { credentials?: Credentials } = {}): Session {
+  restore(record: SessionRecord, options: RestoreOptions = {}): Session {
     const { id, direction, callId, peer, credentialScope: scope } = record;
-    const { credentials } = options;
+    const { credentials, policy = this.sessionOptions.policy } = options;
     if (record.state !== 'confirmed') throw new GatewayError('SIP_NO_DIALOG');
     const session = new Session({
       host: this,
@@ -172,9 +194,32 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       source: peer,
       near: { ...peer, local: this.#transport.localFor(peer), connection: null },
       dialog: new Dialog(record),
+      policy,
     });
     this.#sessions.set(id, session);
+    session.resume(record);
     return session;
+  }
+
+  /** Ends what a former process had under way and no dialog stands of: see `Session.remains`. */
+  settle(remains: InviteRemains): void {
+    if (remains.kind === 'sent') {
+      new AbandonedInvite(this.ua, remains.head).cancel(remains.peer);
+      return;
+    }
+    const retryAfter = String(this.#bounds.retryAfterSeconds);
+    refuseRemains(this.ua, remains, 503, [['Retry-After', retryAfter]]);
+  }
+
+  /** The session that has that dialog with us, as its Replaces would name it. */
+  sessionNamed({ toTag, fromTag, callId }: Replaces): Session | null {
+    const session = this.#sessions.get(toTag);
+    return session?.isDialog(callId, fromTag) ? session : null;
+  }
+
+  /** Reads the TLS certificates again; false when new ones are refused and the old ones stay. */
+  reloadCertificates(): Promise<boolean> {
+    return this.#transport.reloadCertificates();
   }
 
   /** New calls and OPTIONS get 503 while on; calls that stand go on. */
@@ -219,33 +264,21 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   }
 
   traceIn(message: SipMessage, source: Source): void {
-    const { callId, firstLine, sizeBytes } = message;
-    const retransmission = this.#transactions.isRepetition(message);
-    this.#trace('in', callId, source, firstLine, sizeBytes, retransmission);
+    const isRepeated = this.#transactions.isRepetition(message);
+    this.emit('trace', tracedIn(message, source, this.#clock.nowMs(), isRepeated));
   }
 
   traceOut(text: string, peer: PeerAddress, callId: string, isRepeated: boolean): void {
-    const firstLine = text.slice(0, text.indexOf('\r\n'));
-    this.#trace('out', callId, peer, firstLine, text.length, isRepeated);
+    this.emit('trace', tracedOut(text, peer, callId, this.#clock.nowMs(), isRepeated));
+  }
+
+  /** Our tags and branches are random, so who names one was told it. */
+  expects(text: string): boolean {
+    return isOfOurs(text, this.#sessions, this.#transactions);
   }
 
   release(session: Session): void {
     if (this.#sessions.get(session.id) === session) this.#sessions.delete(session.id);
-  }
-
-  #trace(
-    direction: 'in' | 'out',
-    callId: string,
-    from: PeerAddress,
-    firstLine: string,
-    bytes: number,
-    retransmission: boolean,
-  ): void {
-    const { transport, address, port } = from;
-    const peer = { transport, address, port };
-    const atMs = this.#clock.nowMs();
-    const line = printable(firstLine);
-    this.emit('trace', { atMs, direction, callId, peer, firstLine: line, bytes, retransmission });
   }
 
   #request(request: SipMessage, source: Source): void {
@@ -259,19 +292,41 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       return;
     }
     const session = this.#sessionOf(request);
-    if (session === undefined && !this.#transport.mayAnswer(source.address)) return;
+    if (session === undefined && this.#isShed(request, source)) return;
+    const { registrar } = this.#policy;
+    if (session === undefined && request.method === 'REGISTER' && registrar !== undefined) {
+      serveRegister(registrar, request, source, {
+        ...{ ua: this.ua, transactions: this.#transactions },
+        // Who is registered here stays so: calls that live may still dial them.
+        isDraining: this.#isDraining && this.#transport.trustOf(source) !== 'registered',
+        toTag: this.#statelessTag,
+        refuse: (code, headers) => this.#refuse(request, source, code, headers),
+      });
+      return;
+    }
     const refusal = screen(request);
     if (refusal !== null) {
       this.#refuse(request, source, refusal.code, refusal.headers);
-    } else if (request.method === 'OPTIONS') {
-      this.#options(request, source);
     } else if (session !== undefined) {
       this.#inDialog(request, source, session);
+    } else if (request.method === 'OPTIONS' && request.toTag === '') {
+      this.#options(request, source);
     } else if (request.method !== 'INVITE' || request.toTag !== '') {
       this.#refuse(request, source, 'SIP_NO_DIALOG');
     } else {
       this.#invited(request, source);
     }
+  }
+
+  /** Answered 503 without a further look: what begins a call, while there is too much of that. */
+  #isShed(request: SipMessage, source: Source): boolean {
+    if (this.#overload === null || request.method !== 'INVITE' || request.toTag !== '')
+      return false;
+    const trust = this.#transport.trustOf(source);
+    if (this.#overload.admits(trust, request.callId)) return false;
+    this.#metrics.shed.inc({ trust });
+    this.#refuse(request, source, 'OVERLOADED');
+    return true;
   }
 
   #sessionOf(request: SipMessage): Session | undefined {
@@ -283,9 +338,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   #cancel(cancel: SipMessage, source: Source): void {
     const invite = this.#transactions.inviteOf(cancel, source);
     if (invite === undefined) {
-      if (this.#transport.mayAnswer(source.address)) {
-        this.#refuse(cancel, source, 'SIP_NO_DIALOG');
-      }
+      this.#refuse(cancel, source, 'SIP_NO_DIALOG');
       return;
     }
     const toTag = invite.toTag || this.#statelessTag;
@@ -306,13 +359,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       this.#refuse(request, source, 'DRAINING');
       return;
     }
-    const headers: HeaderField[] = [
-      ['Allow', ALLOW],
-      ['Accept', 'application/sdp'],
-      ['Accept-Encoding', 'identity'],
-      ['Accept-Language', 'en'],
-      ['Supported', ''],
-    ];
+    const headers = described(this.sessionOptions.policy, this.sessionOptions);
     this.ua.answerStateless(request, source, 200, { toTag: this.#statelessTag, headers });
   }
 
@@ -321,7 +368,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       this.#refuse(request, source, 'SIP_LOOP');
       return;
     }
-    const refusal = screenInvite(request);
+    const replaced = judgeReplaces(request, (tag) => this.#sessions.get(tag));
+    const refusal = screenInvite(request) ?? replaced.refusal;
     if (refusal !== null) {
       this.#refuse(request, source, refusal.code, refusal.headers);
       return;
@@ -333,7 +381,9 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       this.#refuse(request, source, code);
       return;
     }
-    if (!this.#isAuthenticated(request, source)) return;
+    const proof = this.#authenticate(request, source);
+    if (proof === null) return;
+    this.#transport.proved(source);
     const isFull = this.#sessions.size >= this.#bounds.sessionsMax;
     const transaction = isFull ? null : this.#transactions.accept(request, source, null);
     if (transaction === null) {
@@ -356,6 +406,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       source,
       near: source,
       dialog,
+      identity: proof.identity,
+      replaces: replaced.session?.id ?? null,
     });
     this.#sessions.set(id, session);
     session.receiveInvite(transaction);
@@ -370,14 +422,15 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     return null;
   }
 
-  #isAuthenticated(request: SipMessage, source: Source): boolean {
+  /** Who it is, as far as the policy knows; null when the request was answered for lack of it. */
+  #authenticate(request: SipMessage, source: Source): { identity: string | null } | null {
     const verdict = this.#policy.authenticate?.(request, source);
-    if (verdict === undefined) return true;
+    if (verdict === undefined) return { identity: null };
     const result = authenticate(request, verdict);
-    if (result.kind === 'accepted') return true;
+    if (result.kind === 'accepted') return result;
     if (result.kind === 'refused') this.#refuse(request, source, result.code);
     else this.#refuse(request, source, 'SIP_AUTH_REQUIRED', result.headers);
-    return false;
+    return null;
   }
 
   /** Answers with the code's status and keeps nothing. */
@@ -390,10 +443,16 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     this.#metrics.refusals.inc({ code });
     const { sip } = ERRORS[code];
     const headers = [...fields];
-    if (sip === 503) headers.push(['Retry-After', String(this.#bounds.retryAfterSeconds)]);
+    if (sip === 503) headers.push(['Retry-After', this.#retryAfter(request)]);
     this.ua.answerStateless(request, source, sip, { toTag: this.#statelessTag, headers });
     const peer = redact(source.address, 7);
     this.#log.debug({ code, method: request.method, peer }, 'request refused');
+  }
+
+  /** Not the same for all: they would all come back at once. */
+  #retryAfter({ callId }: SipMessage): string {
+    const { retryAfterSeconds } = this.#bounds;
+    return String(this.#overload?.retryAfterSeconds(callId) ?? retryAfterSeconds);
   }
 
   #credentials(
@@ -406,6 +465,9 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   }
 
   #newSession(options: OutgoingInvite): Session {
+    const { policy } = this.sessionOptions;
+    const { reliable = policy.reliable, sessionTimer = policy.sessionTimer } = options;
+    const { refer = policy.refer ?? 'refuse' } = options;
     return new Session({
       host: this,
       id: this.ua.newTag(),
@@ -418,40 +480,8 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       source: options.target ?? NOWHERE,
       near: null,
       dialog: null,
+      policy: { reliable, sessionTimer, refer },
     });
-  }
-
-  /** Finds the way and sends the INVITE; whatever is wrong ends the session, not the caller. */
-  async #place(session: Session, options: OutgoingInvite): Promise<void> {
-    const { uri, from, to, headers = [], sdp, ringTimeoutMs } = options;
-    const { maxForwards = MAX_FORWARDS } = options;
-    try {
-      if (maxForwards < 0) throw new GatewayError('SIP_TOO_MANY_HOPS');
-      if (this.#sessions.size > this.#bounds.sessionsMax) {
-        throw new GatewayError('OVERLOADED', { limit: 'sessions' });
-      }
-      const parsed = parseUri(uri);
-      const { target } = options;
-      const targets: readonly Target[] =
-        target === undefined
-          ? await this.#resolver.resolve(parsed)
-          : [{ ...target, eitherTransport: target.eitherTransport ?? false }];
-      // The caller gets to listen before anything can happen.
-      await Promise.resolve();
-      session.sendInvite({
-        uri,
-        localParty: formatParty(from.uri, encodeUtf8(from.display ?? '')),
-        remoteParty: formatParty(to?.uri ?? uri),
-        headers,
-        sdp,
-        hops: this.ua.hopsTo(targets, sdp.length + sizeOf(headers)),
-        maxForwards,
-        answerTimeoutMs: ringTimeoutMs ?? this.sessionOptions.ringTimeoutMs,
-      });
-    } catch (thrown) {
-      await Promise.resolve();
-      session.fail(asGatewayError(thrown));
-    }
   }
 
   #broken(thrown: unknown): void {
@@ -460,24 +490,4 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
   }
 }
 
-export interface EndpointCounts {
-  readonly sessions: number;
-  readonly clientTransactions: number;
-  readonly serverTransactions: number;
-  readonly connections: number;
-  readonly deadlines: number;
-  readonly malformed: number;
-  readonly limited: number;
-  readonly refusedConnections: number;
-}
-
 const NOWHERE: PeerAddress = { transport: 'udp', address: '', port: 0 };
-
-/** RFC 3261 §8.1.1.6. */
-const MAX_FORWARDS = 70;
-
-function sizeOf(headers: readonly HeaderField[]): number {
-  let bytes = 0;
-  for (const [name, value] of headers) bytes += name.length + value.length + 4;
-  return bytes;
-}

@@ -1,7 +1,8 @@
 /**
- * Where one message ends and the next begins on TCP and TLS. Gives out whole messages as bytes;
- * it reads only line ends and Content-Length, and the parser checks them again. Not a parser, and
- * no timers: the transport closes a connection whose message stays unfinished (`hasPartial`).
+ * Where one message ends and the next begins: on TCP and TLS by Content-Length (`StreamFramer`), on
+ * WebSocket by the frames (`FrameFramer`). Gives out whole messages, each as one latin1 string; it
+ * reads only line ends and Content-Length, and the parser checks them again. Not a parser, and no
+ * timers: the transport closes a connection whose message stays unfinished (`hasPartial`).
  *
  * RFC 3261 §18.3; RFC 5626 §3.5.1 (double CRLF is a ping). A stream whose framing is in doubt is
  * over: guessing where the next message starts is how requests are smuggled. Linear in the bytes
@@ -12,12 +13,22 @@ import { HEADER, headerIdAt } from './header.ts';
 import { DEFAULT_SIP_LIMITS, type SipLimits } from './limits.ts';
 
 export type FramerItem =
-  | { readonly kind: 'message'; readonly data: Buffer }
+  | { readonly kind: 'message'; readonly text: string }
   | { readonly kind: 'ping' }
   /** The last item: answer `partial` if the parser finds an answer to it, then close. */
-  | { readonly kind: 'broken'; readonly error: GatewayError; readonly partial: Buffer };
+  | { readonly kind: 'broken'; readonly error: GatewayError; readonly partial: string };
 
-export interface StreamFramerOptions {
+/** What a connection needs of either. */
+export interface Framer {
+  /** A message has begun and is not complete. */
+  readonly hasPartial: boolean;
+  /** What the bytes so far complete. After `broken` nothing comes any more. */
+  push(chunk: Buffer): FramerItem[];
+  /** Takes the one CRLF that came last, if it did: a pong, to who waits for one. */
+  takePong(): boolean;
+}
+
+interface StreamFramerOptions {
   readonly limits?: SipLimits;
 }
 
@@ -27,7 +38,7 @@ const FIRST_BYTES = 512;
 const HEAD_END = Buffer.from('\r\n\r\n', 'latin1');
 const EMPTY = Buffer.alloc(0);
 
-export class StreamFramer {
+export class StreamFramer implements Framer {
   readonly #limits: SipLimits;
   #buffer: Buffer = EMPTY;
   #start = 0;
@@ -45,7 +56,6 @@ export class StreamFramer {
     this.#limits = options.limits ?? DEFAULT_SIP_LIMITS;
   }
 
-  /** A message has begun and is not complete. */
   get hasPartial(): boolean {
     return this.#isFirstByteSeen && !this.#isBroken;
   }
@@ -55,7 +65,12 @@ export class StreamFramer {
     return this.#end - this.#start;
   }
 
-  /** What the bytes so far complete. After `broken` nothing comes any more. */
+  takePong(): boolean {
+    if (this.#emptyLines === 0) return false;
+    this.#emptyLines -= 1;
+    return true;
+  }
+
   push(chunk: Buffer): FramerItem[] {
     const items: FramerItem[] = [];
     if (this.#isBroken) return items;
@@ -73,11 +88,11 @@ export class StreamFramer {
         }
         if (this.#messageBytes === 0) this.#readHead();
         if (this.#messageBytes === 0 || this.#end - this.#start < this.#messageBytes) break;
-        items.push({ kind: 'message', data: this.#take() });
+        items.push({ kind: 'message', text: this.#take() });
       }
     } catch (thrown) {
       if (!(thrown instanceof GatewayError)) throw thrown;
-      const partial = Buffer.from(this.#buffer.subarray(this.#start, this.#end));
+      const partial = this.#buffer.toString('latin1', this.#start, this.#end);
       items.push({ kind: 'broken', error: thrown, partial });
       this.#isBroken = true;
       this.#start = this.#end;
@@ -166,16 +181,65 @@ export class StreamFramer {
     this.#isStartLineSeen = true;
   }
 
-  #take(): Buffer {
+  #take(): string {
     const end = this.#start + this.#messageBytes;
-    const data = this.#buffer.subarray(this.#start, end);
+    const text = this.#buffer.toString('latin1', this.#start, end);
     this.#start = end;
     this.#searched = end;
     this.#messageBytes = 0;
     this.#isFirstByteSeen = false;
     this.#isStartLineSeen = false;
-    return data;
+    return text;
   }
+}
+
+/**
+ * RFC 7118 §5: one WebSocket message is one whole SIP message. Content-Length may be missing; where
+ * it is, it has to agree, or what follows the body would be a second message for who reads on.
+ */
+export class FrameFramer implements Framer {
+  readonly hasPartial = false;
+  readonly #limits: SipLimits;
+  #hasPong = false;
+  #isBroken = false;
+
+  constructor(options: { limits?: SipLimits } = {}) {
+    this.#limits = options.limits ?? DEFAULT_SIP_LIMITS;
+  }
+
+  takePong(): boolean {
+    const had = this.#hasPong;
+    this.#hasPong = false;
+    return had;
+  }
+
+  /** `chunk` is one WebSocket message. */
+  push(chunk: Buffer): FramerItem[] {
+    if (this.#isBroken) return [];
+    const text = chunk.toString('latin1');
+    if (text === '\r\n\r\n') return [{ kind: 'ping' }]; // RFC 7118 §6
+    this.#hasPong = text === '\r\n';
+    if (this.#hasPong) return [];
+    try {
+      if (text.length > this.#limits.messageBytesMax) throw tooLarge('message');
+      checkWhole(text);
+      return [{ kind: 'message', text }];
+    } catch (thrown) {
+      if (!(thrown instanceof GatewayError)) throw thrown;
+      this.#isBroken = true;
+      return [{ kind: 'broken', error: thrown, partial: text }];
+    }
+  }
+}
+
+function checkWhole(text: string): void {
+  let start = 0;
+  while (text.startsWith('\r\n', start)) start += 2;
+  const found = text.indexOf('\r\n\r\n', start);
+  if (found < 0) return; // the parser knows what to say
+  const length = contentLength(text.slice(start, found + 2), true);
+  const bodyBytes = text.length - found - 4;
+  if (length >= 0 && length !== bodyBytes) throw broken('the frame and Content-Length disagree');
 }
 
 function broken(problem: string): GatewayError {
@@ -190,8 +254,11 @@ function isTokenByte(c: number): boolean {
   return c > 32 && c < 127;
 }
 
-/** The Content-Length of a header section that ends with CRLF; throws when it is not plain. */
-function contentLength(head: string): number {
+/**
+ * The Content-Length of a header section that ends with CRLF; throws when it is not plain. -1 when
+ * there is none and `isOptional`.
+ */
+function contentLength(head: string, isOptional = false): number {
   let found = -1;
   let pos = 0;
   let colon = -1;
@@ -212,7 +279,7 @@ function contentLength(head: string): number {
     if (!/^[0-9]{1,8}$/.test(value)) throw broken('bad Content-Length');
     found = Number(value);
   }
-  if (found < 0) throw broken('no Content-Length on a stream');
+  if (found < 0 && !isOptional) throw broken('no Content-Length on a stream');
   return found;
 }
 

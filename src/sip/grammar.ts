@@ -159,10 +159,15 @@ function scanOpaque(text: string, start: number, end: number): string {
 function scanTel(text: string, start: number, end: number, limits: UriLimits): string {
   let p = start + 4;
   scan.userStart = p;
-  if (text.charCodeAt(p) === 43) p += 1;
-  const digits = p;
-  while (p < end && '0123456789-.()*#ABCDabcdEFef'.includes(text.charAt(p))) p += 1;
-  if (p === digits) return 'tel URI without a number';
+  const isGlobal = text.charCodeAt(p) === 43;
+  if (isGlobal) p += 1;
+  const allowed = isGlobal ? '0123456789-.()' : '0123456789-.()*#ABCDabcdEFef';
+  let digits = 0;
+  for (; p < end && allowed.includes(text.charAt(p)); p += 1) {
+    if (!'-.()'.includes(text.charAt(p))) digits += 1;
+  }
+  // Visual separators alone call nobody.
+  if (digits === 0) return 'tel URI without a number';
   scan.userEnd = p;
   scan.passwordEnd = p;
   scan.hostStart = p;

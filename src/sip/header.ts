@@ -72,6 +72,9 @@ const NAMES = [
   'Priority',
   'Authentication-Info',
   'User-to-User',
+  'Accept-Contact',
+  'Reject-Contact',
+  'Request-Disposition',
 ] as const;
 
 export const HEADER = {
@@ -93,7 +96,7 @@ export const HEADER = {
   EXPIRES: 16,
 } as const;
 
-/** RFC 3261 §7.3.3 and the event, session timer, refer and identity RFCs. */
+/** RFC 3261 §7.3.3 and the event, session timer, refer, identity and caller preference RFCs. */
 const COMPACT: readonly (readonly [letter: string, name: string])[] = [
   ['v', 'Via'],
   ['f', 'From'],
@@ -111,6 +114,9 @@ const COMPACT: readonly (readonly [letter: string, name: string])[] = [
   ['b', 'Referred-By'],
   ['x', 'Session-Expires'],
   ['y', 'Identity'],
+  ['a', 'Accept-Contact'],
+  ['j', 'Reject-Contact'],
+  ['d', 'Request-Disposition'],
 ];
 
 const BY_NAME = new Map<string, number>();
@@ -124,6 +130,16 @@ for (const [letter, name] of COMPACT) BY_NAME.set(letter, BY_NAME.get(name) ?? 0
 /** The number of a name given in any case or compact form; 0 when it is not known. */
 export function headerId(name: string): number {
   return BY_NAME.get(name) ?? BY_NAME.get(name.toLowerCase()) ?? 0;
+}
+
+/**
+ * One name for all ways to write it: spaces around it gone, lower case, compact forms in full. What
+ * is compared in this form cannot be slipped past by `Name :` or by a letter.
+ */
+export function canonicalName(name: string): string {
+  const bare = name.trim().toLowerCase();
+  const id = BY_NAME.get(bare);
+  return id === undefined ? bare : (NAMES[id] ?? bare).toLowerCase();
 }
 
 /** Known names by length and first letter: what can stand at a place is then one or two names. */

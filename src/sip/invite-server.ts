@@ -3,10 +3,18 @@
  * §13.3, §14.2): keeps the peer waiting politely, repeats the 2xx until ACK comes, and tells its
  * owner what became of it. It decides nothing.
  */
+import { headOfReceived, type InviteHead, type InviteRemains } from './invite-head.ts';
 import type { HeaderField, SipMessage } from './message.ts';
 import type { ServerTransaction, ServerUser } from './transaction.ts';
 import type { UserAgent } from './user-agent.ts';
 import { Deadline } from './wheel.ts';
+
+/** A 2xx of ours that nobody has acknowledged. */
+export interface Unacknowledged {
+  readonly head: InviteHead;
+  readonly answer: InviteAnswer;
+  readonly isOfferless: boolean;
+}
 
 export interface InviteServerOwner {
   onAcknowledged(server: InviteServer, ack: SipMessage | null): void;
@@ -33,6 +41,8 @@ export class InviteServer extends Deadline implements ServerUser {
   #state: 'proceeding' | 'accepted' | 'done' = 'proceeding';
   #intervalMs = 0;
   #giveUpMs = 0;
+  /** The INVITE and our 2xx, until its ACK comes. */
+  #accepted: { readonly request: SipMessage; readonly answer: InviteAnswer } | null = null;
 
   constructor(options: {
     ua: UserAgent;
@@ -69,13 +79,35 @@ export class InviteServer extends Deadline implements ServerUser {
     return this.#state === 'accepted';
   }
 
+  /** As plain data, what another process needs to go on repeating our 2xx. */
+  get unacknowledged(): Unacknowledged | null {
+    if (this.#accepted === null) return null;
+    const { request, answer } = this.#accepted;
+    return { head: headOfReceived(request), answer, isOfferless: this.isOfferless };
+  }
+
+  /** The same of an INVITE that has no final answer; null when it has. */
+  remains(toTag: string): InviteRemains | null {
+    if (this.#state !== 'proceeding') return null;
+    const { request, source } = this.transaction;
+    const { transport, address, port } = source;
+    const head = headOfReceived(request);
+    return { kind: 'received', head, toTag, peer: { transport, address, port } };
+  }
+
   progress(status: number, options: InviteAnswer): void {
     this.#ua.answer(this.transaction, status, options);
     this.#spoke();
   }
 
+  /** The last provisional response once more, for the PRACK that it waits for (RFC 3262 §3). */
+  repeatProvisional(): void {
+    if (this.#state === 'proceeding') this.transaction.remind();
+  }
+
   accept(options: InviteAnswer): void {
     if (this.#state !== 'proceeding') return;
+    this.#accepted = { request: this.transaction.request, answer: options };
     this.#ua.answer(this.transaction, 200, options);
     this.#state = 'accepted';
     const { t1Ms } = this.#ua.timers;
@@ -94,6 +126,7 @@ export class InviteServer extends Deadline implements ServerUser {
   /** The ACK of our 2xx came, or something that proves that the peer has it. */
   acknowledged(ack: SipMessage | null): void {
     if (this.#state !== 'accepted') return;
+    this.transaction.settle();
     this.finish();
     this.#owner.onAcknowledged(this, ack);
   }
@@ -101,6 +134,7 @@ export class InviteServer extends Deadline implements ServerUser {
   /** No more repetitions; the transaction dies by its own timers. */
   finish(): void {
     this.#state = 'done';
+    this.#accepted = null;
     this.#ua.wheel.clear(this);
   }
 

@@ -42,3 +42,72 @@ export const DEFAULT_TIMERS: TransactionTimers = {
 };
 
 export const NEVER = Number.POSITIVE_INFINITY;
+
+export interface MachineOptions {
+  readonly timers: TransactionTimers;
+  /** The transport loses nothing: nothing is sent twice, and nothing lingers (§17, timers zero). */
+  readonly reliable: boolean;
+}
+
+type MachineState =
+  | 'calling'
+  | 'trying'
+  | 'proceeding'
+  | 'completed'
+  | 'confirmed'
+  | 'accepted'
+  | 'terminated';
+
+/** What the four have in common: two deadlines, and what happens when one of them is reached. */
+export abstract class Machine {
+  abstract state: MachineState;
+  protected readonly timers: TransactionTimers;
+  protected readonly reliable: boolean;
+  /** Timer A, E or G: the next retransmission, and the interval that led to it. */
+  protected retransmitMs = NEVER;
+  protected intervalMs = 0;
+  /** Timer B, D, F, H, I, J, K, L or M, by kind and state. */
+  protected endMs = NEVER;
+
+  constructor(options: MachineOptions) {
+    this.timers = options.timers;
+    this.reliable = options.reliable;
+  }
+
+  /** When `expire` is to be called next. */
+  get deadlineMs(): number {
+    return Math.min(this.retransmitMs, this.endMs);
+  }
+
+  expire(nowMs: number): Actions {
+    if (nowMs >= this.endMs) {
+      const actions = this.isWaiting ? Action.timeout | Action.end : Action.end;
+      this.terminate();
+      return actions;
+    }
+    if (nowMs < this.retransmitMs) return Action.none;
+    this.intervalMs = this.nextIntervalMs();
+    this.retransmitMs = nowMs + this.intervalMs;
+    return Action.send;
+  }
+
+  /** Whether the peer still owes an answer, or the ACK of one. */
+  abstract get isWaiting(): boolean;
+
+  protected nextIntervalMs(): number {
+    return Math.min(2 * this.intervalMs, this.timers.t2Ms);
+  }
+
+  /** What was sent is sent again until it is answered; on reliable transports it is not. */
+  protected retransmit(nowMs: number): void {
+    if (this.reliable) return;
+    this.intervalMs = this.timers.t1Ms;
+    this.retransmitMs = nowMs + this.intervalMs;
+  }
+
+  protected terminate(): void {
+    this.state = 'terminated';
+    this.retransmitMs = NEVER;
+    this.endMs = NEVER;
+  }
+}

@@ -11,7 +11,7 @@ import { HEADER, headerId, splitOutside, unfold } from './header.ts';
 import { MAGIC_COOKIE, type TopVia, type Via } from './via.ts';
 
 /** Numbers a field takes in `MessageParts.fields`: id and fold mark, name and value positions. */
-const FIELD_STRIDE = 5;
+export const FIELD_STRIDE = 5;
 export const FOLDED = 256;
 
 /** What the parser found; positions refer to `text`. */
@@ -20,6 +20,7 @@ export interface MessageParts {
   readonly isRequest: boolean;
   readonly method: string;
   readonly uri: string;
+  readonly host: string;
   readonly status: number;
   readonly reason: string;
   readonly fields: readonly number[];
@@ -39,6 +40,8 @@ export class SipMessage {
   /** The request's method; for responses the method of CSeq. */
   readonly method: string;
   readonly uri: string;
+  /** The host in `uri`, without brackets around IPv6. */
+  readonly host: string;
   readonly status: number;
   readonly reason: string;
   readonly callId: string;
@@ -59,6 +62,7 @@ export class SipMessage {
     this.isRequest = parts.isRequest;
     this.method = parts.method;
     this.uri = parts.uri;
+    this.host = parts.host;
     this.status = parts.status;
     this.reason = parts.reason;
     this.callId = parts.callId;
@@ -87,12 +91,9 @@ export class SipMessage {
       : `SIP/2.0 ${this.status} ${this.reason}`;
   }
 
-  /**
-   * The key of its own transaction: made once, for a table that is asked with it several times and
-   * keeps it longer than the message.
-   */
+  /** The key of its own transaction: made once, as the table is asked with it several times. */
   get key(): string {
-    if (this.#key === '') this.#key = detach(transactionKey(this));
+    if (this.#key === '') this.#key = transactionKey(this);
     return this.#key;
   }
 
@@ -210,6 +211,13 @@ export function transactionKey(message: SipMessage, method: string = message.met
 
 export type HeaderField = readonly [name: string, value: string];
 
+/** What fields take in a message. */
+export function fieldsBytes(fields: readonly HeaderField[]): number {
+  let bytes = 0;
+  for (const [name, value] of fields) bytes += name.length + value.length + 4;
+  return bytes;
+}
+
 export interface OutgoingRequest {
   readonly method: string;
   readonly uri: string;
@@ -230,24 +238,40 @@ export interface OutgoingResponse {
  * came from outside may start a header of its own.
  */
 export function serializeRequest(request: OutgoingRequest): string {
-  const line = `${safe(request.method)} ${safe(request.uri)} SIP/2.0`;
-  return `${line}\r\n${tail(request.headers, request.body)}`;
+  const { method, uri, headers, body } = request;
+  return serialize(`${method} ${uri} SIP/2.0`, headers, body);
 }
 
 export function serializeResponse(response: OutgoingResponse): string {
-  const { status, reason } = response;
-  return `SIP/2.0 ${status} ${safe(reason)}\r\n${tail(response.headers, response.body)}`;
+  const { status, reason, headers, body } = response;
+  return serialize(`SIP/2.0 ${status} ${reason}`, headers, body);
 }
 
-function tail(headers: readonly HeaderField[], body: string): string {
-  let text = '';
-  for (const field of headers) {
-    const name = field[0];
+function serialize(firstLine: string, headers: readonly HeaderField[], body: string): string {
+  let head = `${firstLine}\r\n`;
+  let lines = 1;
+  for (const [name, value] of headers) {
     if (isContentLength(name)) continue;
-    text += `${safe(name)}: ${safe(field[1])}\r\n`;
+    head += `${name}: ${value}\r\n`;
+    lines += 1;
   }
-  if (WIDE.test(body)) throw unsafe('body');
-  return `${text}Content-Length: ${body.length}\r\n\r\n${body}`;
+  const text = `${head}Content-Length: ${body.length}\r\n\r\n${body}`;
+  if (WIDE.test(text) || !isLines(text, lines, head.length)) {
+    throw unsafe([firstLine, ...headers.flat()].find((part) => UNSAFE.test(part)) ?? 'body');
+  }
+  return text;
+}
+
+/** Whether `text[0, end)` is so many lines, as it was written: no part of it brought a line end. */
+function isLines(text: string, lines: number, end: number): boolean {
+  let start = 0;
+  for (let line = 0; line < lines; line += 1) {
+    const lineEnd = text.indexOf('\r', start);
+    if (text.indexOf('\n', start) !== lineEnd + 1) return false;
+    start = lineEnd + 2;
+  }
+  const nul = text.indexOf('\0');
+  return start === end && (nul < 0 || nul >= end);
 }
 
 /** Its length is looked at first: few names have it, and each field of each message is asked. */
@@ -259,11 +283,6 @@ function isContentLength(name: string): boolean {
 /** Written as latin1, U+010A would become a line feed. */
 const WIDE = /[\u0100-\uffff]/;
 const UNSAFE = /[\0\n\r\u0100-\uffff]/;
-
-function safe(part: string): string {
-  if (UNSAFE.test(part)) throw unsafe(part);
-  return part;
-}
 
 function unsafe(part: string): GatewayError {
   const problem = `not sendable: ${JSON.stringify(part.slice(0, 40))}`;
@@ -289,12 +308,18 @@ export interface ResponseOptions {
   readonly contentType?: string;
 }
 
+/** A response that is being made: fields may be added until it is sent. */
+export interface NewResponse extends OutgoingResponse {
+  readonly headers: HeaderField[];
+}
+
 /** RFC 3261 §8.2.6. Record-Route goes with what makes or refreshes a dialog (§12.1.1). */
 export function responseTo(
   request: SipMessage,
   status: number,
   options: ResponseOptions = {},
-): OutgoingResponse {
+): NewResponse {
+  const { toTag, headers: given = [], body = '', contentType = 'application/sdp' } = options;
   const headers: HeaderField[] = [];
   for (const via of request.headers('Via')) headers.push(['Via', via]);
   if (status > 100 && status < 300 && DIALOG_METHODS.has(request.method)) {
@@ -302,17 +327,16 @@ export function responseTo(
   }
   headers.push(['From', request.header('From') ?? '']);
   const to = request.header('To') ?? '';
-  const tagged = options.toTag !== undefined && request.toTag === '';
-  headers.push(['To', tagged ? `${to};tag=${options.toTag}` : to]);
+  const tagged = toTag !== undefined && request.toTag === '';
+  headers.push(['To', tagged ? `${to};tag=${toTag}` : to]);
   headers.push(['Call-ID', request.callId]);
   headers.push(['CSeq', `${request.cseq} ${request.cseqMethod}`]);
   if (status === 100) {
     const timestamp = request.header('Timestamp');
     if (timestamp !== undefined) headers.push(['Timestamp', timestamp]);
   }
-  for (const field of options.headers ?? []) headers.push(field);
-  const body = options.body ?? '';
-  if (body !== '') headers.push(['Content-Type', options.contentType ?? 'application/sdp']);
+  for (const field of given) headers.push(field);
+  if (body !== '') headers.push(['Content-Type', contentType]);
   return { status, reason: options.reason ?? reasonPhrase(status), headers, body };
 }
 
@@ -361,6 +385,7 @@ const REASONS: Readonly<Record<number, string>> = {
   437: 'Unsupported Credential',
   438: 'Invalid Identity Header',
   480: 'Temporarily Unavailable',
+  469: 'Bad Info Package',
   481: 'Call/Transaction Does Not Exist',
   482: 'Loop Detected',
   483: 'Too Many Hops',

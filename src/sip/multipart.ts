@@ -5,9 +5,10 @@
  *
  * RFC 2046 §5.1 (grammar), RFC 5621 (SIP bodies). The rule is fixed: of multipart/alternative the
  * last description counts (RFC 2046 §5.1.4: the best comes last), of every other kind the first.
- * An unknown part refuses the message only when it says `handling=required`. DEVIATES: RFC 5621
- * §8.3 makes that the default, but trunks send ISUP and location parts without saying that they
- * are optional.
+ * A description counts when it is for the session: one with another disposition (`early-session`,
+ * RFC 3959) is a part like any other. An unknown part refuses the message only when it says
+ * `handling=required`. DEVIATES: RFC 5621 §8.3 makes that the default, but trunks send ISUP and
+ * location parts without saying that they are optional.
  */
 import { GatewayError } from '../core/errors.ts';
 import { splitOutside } from './header.ts';
@@ -32,14 +33,16 @@ const IDENTITY_ENCODINGS = new Set(['', '7bit', '8bit', 'binary']);
 interface Part {
   readonly type: string;
   readonly params: ReadonlyMap<string, string>;
-  readonly isRequired: boolean;
+  readonly isSession: boolean;
+  readonly handling: 'required' | 'optional' | '';
   readonly encoding: string;
   readonly body: string;
 }
 
 /**
- * The description's bytes, '' when the message has no body. Throws SIP_MEDIA_TYPE (415) when there
- * is a body but no description we may use, SIP_MALFORMED (400) when multipart is broken.
+ * The description's bytes, '' when the message has no body, or one that may be ignored (RFC 3261
+ * §20.11). Throws SIP_MEDIA_TYPE (415) when there is a body but no description we may use,
+ * SIP_MALFORMED (400) when multipart is broken.
  */
 export function findSdp(
   message: SipMessage,
@@ -50,20 +53,41 @@ export function findSdp(
   const encoding = message.header('Content-Encoding') ?? '';
   // Never inflated: 32 kB of gzip can be 32 MB of zeros.
   if (encoding !== '' && encoding.toLowerCase() !== 'identity') throw unsupported(encoding);
-  const { type, params } = mediaType(message.header('Content-Type') ?? '');
-  if (type === SDP) return body;
-  if (!type.startsWith('multipart/')) throw unsupported(type);
-  const search = { parts: 0, limits };
+  const field = message.header('Content-Type') ?? '';
+  const disposition = message.header('Content-Disposition');
+  if (field === SDP && disposition === undefined) return body;
+  const { type, params } = mediaType(field);
+  const { isSession, handling } = readDisposition(disposition ?? '');
+  if (type === SDP && isSession) return body;
+  if (!type.startsWith('multipart/')) return ignored(type, handling === 'optional');
+  const search = { parts: 0, limits, isOptional: true };
   const found = searchMultipart(type, params, body, search, 1);
-  if (found === null) throw unsupported(type);
-  return found;
+  return found ?? ignored(type, handling === 'optional' || search.isOptional);
+}
+
+function ignored(type: string, isOptional: boolean): string {
+  if (isOptional) return '';
+  throw unsupported(type);
+}
+
+/**
+ * What the sender wants done with a body (RFC 3261 §20.11): of a description nothing else than
+ * `session`, which is also what is meant when nothing is said; `render` is what some say for it.
+ */
+function readDisposition(value: string): Pick<Part, 'isSession' | 'handling'> {
+  const { type, params } = mediaType(value);
+  const handling = params.get('handling')?.toLowerCase() ?? '';
+  return {
+    isSession: type === '' || type === 'session' || type === 'render',
+    handling: handling === 'required' || handling === 'optional' ? handling : '',
+  };
 }
 
 function searchMultipart(
   type: string,
   params: ReadonlyMap<string, string>,
   body: string,
-  search: { parts: number; readonly limits: MultipartLimits },
+  search: { parts: number; readonly limits: MultipartLimits; isOptional: boolean },
   depth: number,
 ): string | null {
   if (depth > search.limits.depthMax) throw malformed('multipart nested too deep');
@@ -76,10 +100,11 @@ function searchMultipart(
     let sdp: string | null = null;
     if (part.type.startsWith('multipart/')) {
       sdp = searchMultipart(part.type, part.params, part.body, search, depth + 1);
-    } else if (part.type === SDP && IDENTITY_ENCODINGS.has(part.encoding)) {
+    } else if (part.type === SDP && part.isSession && IDENTITY_ENCODINGS.has(part.encoding)) {
       sdp = part.body;
-    } else if (part.isRequired) {
-      throw unsupported(part.type);
+    } else {
+      if (part.handling === 'required') throw unsupported(part.type);
+      search.isOptional &&= part.handling === 'optional';
     }
     if (sdp !== null && (found === null || isAlternative)) found = sdp;
   }
@@ -145,11 +170,10 @@ function readPart(text: string, limits: MultipartLimits): Part {
   const { type, params } = mediaType(
     headers.get('content-type') ?? headers.get('c') ?? 'text/plain',
   );
-  const disposition = (headers.get('content-disposition') ?? '').toLowerCase();
   return {
     type,
     params,
-    isRequired: /;[ \t]*handling[ \t]*=[ \t]*"?required/.test(disposition),
+    ...readDisposition(headers.get('content-disposition') ?? ''),
     encoding: (headers.get('content-transfer-encoding') ?? '').toLowerCase(),
     body: text.slice(isBare ? 2 : end + 4),
   };

@@ -1,11 +1,11 @@
 /**
- * Bytes to `SipMessage`: the one place where SIP from outside is read. Strict where leniency lets
+ * Text to `SipMessage`: the one place where SIP from outside is read. Strict where leniency lets
  * two elements see two messages (line ends, lengths, single fields), tolerant where the RFCs ask
  * for it (folding, case, spaces before the colon). Never throws on input. Not framing (`framing`),
  * and not the decisions that need more than one message: methods, extensions, routing, dialogs.
  *
- * RFC 3261 §7, §25; verdicts of RFC 4475 and RFC 5118. Shape: the whole message becomes one latin1
- * string once, line ends and colons are found by `indexOf`, header names are compared in place and
+ * RFC 3261 §7, §25; verdicts of RFC 4475 and RFC 5118. Shape: the whole message is one latin1
+ * string, line ends and colons are found by `indexOf`, header names are compared in place and
  * positions kept in one array of numbers; no regular expression runs on a well-formed message.
  */
 import { GatewayError } from '../core/errors.ts';
@@ -21,10 +21,10 @@ import {
 } from './grammar.ts';
 import { HEADER, headerIdAt, unfold } from './header.ts';
 import { DEFAULT_SIP_LIMITS, type SipLimits } from './limits.ts';
-import { FOLDED, SipMessage } from './message.ts';
+import { FIELD_STRIDE, FOLDED, type MessageParts, SipMessage } from './message.ts';
 import { type RefusalParts, refusalParts } from './refusal.ts';
-import { uriError } from './uri.ts';
-import { readVia, type TopVia } from './via.ts';
+import { scannedHost, uriError } from './uri.ts';
+import { NO_VIA, readVia } from './via.ts';
 
 export interface ParseOptions {
   /** TCP, TLS: Content-Length is required (RFC 3261 §18.3). WebSocket frames are not a stream. */
@@ -46,9 +46,8 @@ export interface ParseFailure {
 
 export type ParseResult = { readonly ok: true; readonly message: SipMessage } | ParseFailure;
 
-export function parseMessage(data: Buffer | string, options: ParseOptions): ParseResult {
+export function parseMessage(text: string, options: ParseOptions): ParseResult {
   const limits = options.limits ?? DEFAULT_SIP_LIMITS;
-  const text = typeof data === 'string' ? data : data.toString('latin1');
   let start = 0;
   // RFC 3261 §7.5: empty lines before the start line are skipped.
   while (text.charCodeAt(start) === 13 && text.charCodeAt(start + 1) === 10) start += 2;
@@ -101,17 +100,34 @@ const SINGLE_BITS = bitsOf([
   HEADER.EXPIRES,
 ]);
 
-/** One pass over one message: private state is what the pass has found so far. */
-class Reading {
+/** Of the fields of the message being read. Reused: each message keeps a copy that fits. */
+const POSITIONS: number[] = [];
+
+/**
+ * One pass over one message. Its public state is what the message is made of, its private state
+ * what the pass has to know on the way.
+ */
+class Reading implements MessageParts {
+  readonly text: string;
+  fields: readonly number[] = [];
+  isRequest = true;
+  method = '';
+  uri = '';
+  host = '';
+  status = 0;
+  reason = '';
+  bodyStart = 0;
+  bodyEnd = 0;
+  callId = '';
+  fromTag = '';
+  toTag = '';
+  cseq = 0;
+  cseqMethod = '';
+  maxForwards: number | undefined = undefined;
+  via = NO_VIA;
   readonly #limits: SipLimits;
-  readonly #text: string;
-  readonly #fields: number[] = [];
   #pos: number;
-  #isRequest = true;
-  #method = '';
-  #uri = '';
-  #status = 0;
-  #reason = '';
+  #fieldsEnd = 0;
   /** Header ids seen, a bit each. */
   #seen = 0;
   #vias = 0;
@@ -119,17 +135,10 @@ class Reading {
   #recordRoutes = 0;
   #contacts = 0;
   #credentials = 0;
-  #via: TopVia | null = null;
-  #callId = '';
-  #fromTag = '';
-  #toTag = '';
-  #cseq = 0;
-  #cseqMethod = '';
-  #maxForwards: number | undefined = undefined;
   #contentLength = -1;
 
   constructor(parts: { text: string; start: number; limits: SipLimits }) {
-    this.#text = parts.text;
+    this.text = parts.text;
     this.#pos = parts.start;
     this.#limits = parts.limits;
   }
@@ -139,46 +148,31 @@ class Reading {
     this.#startLine(start);
     this.#headers();
     this.#checkNul(start);
-    const bodyStart = this.#pos;
-    const bodyEnd = this.#bodyEnd(stream);
-    return new SipMessage({
-      text: this.#text,
-      via: this.#complete(),
-      isRequest: this.#isRequest,
-      method: this.#isRequest ? this.#method : this.#cseqMethod,
-      uri: this.#uri,
-      status: this.#status,
-      reason: this.#reason,
-      fields: this.#fields,
-      bodyStart,
-      bodyEnd,
-      callId: this.#callId,
-      cseq: this.#cseq,
-      cseqMethod: this.#cseqMethod,
-      fromTag: this.#fromTag,
-      toTag: this.#toTag,
-      maxForwards: this.#maxForwards,
-    });
+    this.bodyStart = this.#pos;
+    this.bodyEnd = this.#bodyEnd(stream);
+    this.#complete();
+    this.fields = POSITIONS.slice(0, this.#fieldsEnd);
+    return new SipMessage(this);
   }
 
   #startLine(start: number): void {
     const end = this.#lineEnd(start);
     this.#pos = end + 2;
-    if (isResponseAt(this.#text, start)) this.#statusLine(start, end);
+    if (isResponseAt(this.text, start)) this.#statusLine(start, end);
     else this.#requestLine(start, end);
   }
 
   /** The CR that ends the line; a CR or LF outside a CRLF is refused: it hides header fields. */
   #lineEnd(start: number): number {
-    const end = this.#text.indexOf('\r', start);
+    const end = this.text.indexOf('\r', start);
     if (end < 0) throw malformed('headers do not end');
-    if (this.#text.indexOf('\n', start) !== end + 1) throw malformed('bare CR or LF');
+    if (this.text.indexOf('\n', start) !== end + 1) throw malformed('bare CR or LF');
     return end;
   }
 
   /** Method SP Request-URI SP SIP-Version, single spaces (RFC 3261 §7.1). */
   #requestLine(start: number, end: number): void {
-    const text = this.#text;
+    const text = this.text;
     const limits = this.#limits;
     const space = text.indexOf(' ', start);
     const version = text.lastIndexOf(' ', end - 1) + 1;
@@ -190,21 +184,22 @@ class Reading {
     }
     if (space - start > limits.methodBytesMax) throw malformed('method too long');
     if (!isToken(text, start, space)) throw malformed('bad method');
-    this.#method = methodAt(text, start, space);
+    this.method = methodAt(text, start, space);
     if (end - start > limits.startLineBytesMax) {
       throw new GatewayError('SIP_URI_TOO_LONG', { problem: 'request line' });
     }
     const problem = scanUri(text, space + 1, version - 1, limits);
-    this.#uri = text.slice(space + 1, version - 1);
-    if (problem !== '') throw uriError(problem, this.#uri);
+    this.uri = text.slice(space + 1, version - 1);
+    if (problem !== '') throw uriError(problem, this.uri);
+    this.host = scannedHost(text);
     // RFC 3261 §19.1.5: headers in a Request-URI must not be honoured; here they are refused.
     if (scan.headersStart >= 0) throw malformed('headers in the Request-URI');
   }
 
   /** SIP-Version SP 3DIGIT SP Reason; the last SP is forgiven, as common stacks leave it out. */
   #statusLine(start: number, end: number): void {
-    const text = this.#text;
-    this.#isRequest = false;
+    const text = this.text;
+    this.isRequest = false;
     if (end - start > this.#limits.startLineBytesMax) throw malformed('status line too long');
     if (!isVersion2At(text, start) || text.charCodeAt(start + 7) !== 32) {
       throw malformed('bad status line');
@@ -212,12 +207,12 @@ class Reading {
     const status = digits(text, start + 8, Math.min(end, start + 11), 3);
     if (status < 100 || status > 699) throw malformed('bad status');
     if (end > start + 11 && text.charCodeAt(start + 11) !== 32) throw malformed('bad status');
-    this.#status = status;
-    this.#reason = end > start + 12 ? text.slice(start + 12, end) : '';
+    this.status = status;
+    this.reason = end > start + 12 ? text.slice(start + 12, end) : '';
   }
 
   #headers(): void {
-    const text = this.#text;
+    const text = this.text;
     const { headersMax, headerBytesMax } = this.#limits;
     for (let count = 0; ; count += 1) {
       const start = this.#pos;
@@ -239,7 +234,7 @@ class Reading {
 
   /** field-name HCOLON field-value. What is read eagerly goes on to `#value`. */
   #field(start: number, end: number, mark: number): void {
-    const text = this.#text;
+    const text = this.text;
     const colon = text.indexOf(':', start);
     if (colon < 0 || colon >= end) throw malformed('header without a colon');
     let nameEnd = colon;
@@ -249,7 +244,13 @@ class Reading {
     const valueStart = skipSpace(text, colon + 1, end);
     let valueEnd = end;
     while (valueEnd > valueStart && isSpace(text.charCodeAt(valueEnd - 1))) valueEnd -= 1;
-    this.#fields.push(id | mark, start, nameEnd, valueStart, valueEnd);
+    const at = this.#fieldsEnd;
+    POSITIONS[at] = id | mark;
+    POSITIONS[at + 1] = start;
+    POSITIONS[at + 2] = nameEnd;
+    POSITIONS[at + 3] = valueStart;
+    POSITIONS[at + 4] = valueEnd;
+    this.#fieldsEnd = at + FIELD_STRIDE;
     if (id === 0 || id > HEADER.EXPIRES) return;
     const bit = 1 << id;
     if ((this.#seen & bit & SINGLE_BITS) !== 0) {
@@ -267,15 +268,15 @@ class Reading {
   #value(id: number, text: string, start: number, end: number): void {
     switch (id) {
       case HEADER.VIA:
-        if (this.#via === null) this.#via = readVia(text, start, end, this.#limits);
+        if (this.via === NO_VIA) this.via = readVia(text, start, end, this.#limits);
         this.#vias += countValues(text, start, end);
         this.#checkHops(this.#vias, 'Via');
         return;
       case HEADER.FROM:
-        this.#fromTag = this.#address(text, start, end, 'From');
+        this.fromTag = this.#address(text, start, end, 'From');
         return;
       case HEADER.TO:
-        this.#toTag = this.#address(text, start, end, 'To');
+        this.toTag = this.#address(text, start, end, 'To');
         return;
       case HEADER.CALL_ID:
         this.#readCallId(text, start, end);
@@ -284,8 +285,8 @@ class Reading {
         this.#readCseq(text, start, end);
         return;
       case HEADER.MAX_FORWARDS:
-        this.#maxForwards = digits(text, start, end, 10);
-        if (this.#maxForwards < 0 || this.#maxForwards > 255) throw malformed('bad Max-Forwards');
+        this.maxForwards = digits(text, start, end, 10);
+        if (this.maxForwards < 0 || this.maxForwards > 255) throw malformed('bad Max-Forwards');
         return;
       case HEADER.CONTACT:
         this.#readContacts(text, start, end);
@@ -337,7 +338,7 @@ class Reading {
       const c = text.charCodeAt(p);
       if (((CLASS[c] as number) & CHAR.WORD) === 0 && c !== 64) throw malformed('bad Call-ID');
     }
-    this.#callId = text.slice(start, end);
+    this.callId = text.slice(start, end);
   }
 
   /** RFC 3261 §8.1.1.5: below 2^31. Leading zeros are digits like others (RFC 4475 §3.1.1.1). */
@@ -348,8 +349,8 @@ class Reading {
     if (number < 0 || number >= 2 ** 31) throw malformed('bad CSeq number');
     const method = skipSpace(text, p, end);
     if (!isToken(text, method, end)) throw malformed('bad CSeq method');
-    this.#cseq = number;
-    this.#cseqMethod = methodAt(text, method, end);
+    this.cseq = number;
+    this.cseqMethod = methodAt(text, method, end);
   }
 
   #readContacts(text: string, start: number, end: number): void {
@@ -367,10 +368,10 @@ class Reading {
 
   /** NUL is legal only as a quoted pair (RFC 4475 §3.1.1.2); anywhere else it cuts C strings. */
   #checkNul(start: number): void {
-    let p = this.#text.indexOf('\0', start);
+    let p = this.text.indexOf('\0', start);
     while (p >= 0 && p < this.#pos) {
-      if (this.#text.charCodeAt(p - 1) !== 92) throw malformed('NUL in a header');
-      p = this.#text.indexOf('\0', p + 1);
+      if (this.text.charCodeAt(p - 1) !== 92) throw malformed('NUL in a header');
+      p = this.text.indexOf('\0', p + 1);
     }
   }
 
@@ -378,28 +379,27 @@ class Reading {
   #bodyEnd(stream: boolean): number {
     if (this.#contentLength < 0) {
       if (stream) throw malformed('no Content-Length on a stream');
-      return this.#text.length;
+      return this.text.length;
     }
     const end = this.#pos + this.#contentLength;
-    if (end > this.#text.length) throw malformed('body shorter than Content-Length');
+    if (end > this.text.length) throw malformed('body shorter than Content-Length');
     return end;
   }
 
   /** RFC 3261 §8.1.1: what no message can be without. */
-  #complete(): TopVia {
-    const via = this.#via;
-    if (via === null) throw malformed('no Via');
+  #complete(): void {
+    if (this.via === NO_VIA) throw malformed('no Via');
     if ((this.#seen & REQUIRED_BITS) !== REQUIRED_BITS) {
       throw malformed('From, To, Call-ID or CSeq is missing');
     }
-    if (this.#isRequest && this.#cseqMethod !== this.#method) {
+    if (!this.isRequest) this.method = this.cseqMethod;
+    if (this.cseqMethod !== this.method) {
       // RFC 4475 §3.1.2.18: for a method nobody knows that is the more useful thing to say.
-      if (!METHODS.includes(this.#method)) {
-        throw new GatewayError('SIP_METHOD_UNKNOWN', { method: this.#method });
+      if (!METHODS.includes(this.method)) {
+        throw new GatewayError('SIP_METHOD_UNKNOWN', { method: this.method });
       }
       throw malformed('CSeq has another method');
     }
-    return via;
   }
 }
 

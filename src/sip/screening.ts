@@ -5,26 +5,42 @@
  */
 import { isIP } from 'node:net';
 import { asGatewayError, type ErrorCode } from '../core/errors.ts';
-import { type HeaderField, parseUri, type SipMessage } from './message.ts';
+import type { HeaderField, SipMessage } from './message.ts';
 import { findSdp, mediaType } from './multipart.ts';
 import { isLinkLocal, isUnicast } from './resolver.ts';
-import { ALLOW } from './user-agent.ts';
+import { ALLOW_EVENTS_FIELD } from './side-report.ts';
+import { ALLOW_FIELD } from './user-agent.ts';
 
 export interface Refusal {
   readonly code: ErrorCode;
   readonly headers: readonly HeaderField[];
 }
 
-const CARRIED_OUT = new Set(['INVITE', 'ACK', 'BYE', 'CANCEL', 'OPTIONS', 'INFO']);
+const CARRIED_OUT = new Set([
+  'INVITE',
+  'ACK',
+  'BYE',
+  'CANCEL',
+  'OPTIONS',
+  'INFO',
+  'PRACK',
+  'UPDATE',
+]);
 /** Known, and not offered: 405 says so, where 501 would say that we never heard of them. */
-const REFUSED = new Set(['REGISTER', 'MESSAGE', 'SUBSCRIBE', 'NOTIFY', 'PUBLISH', 'REFER']);
-/** Have a meaning within a dialog only, and none yet there. */
+const REFUSED = new Set(['REGISTER', 'MESSAGE']);
+/** Asks to be told of an event, or tells of one (RFC 6665, 3903): outside a dialog all unknown. */
+const OF_EVENTS = new Set(['SUBSCRIBE', 'PUBLISH']);
+/** Carried out within a dialog, where its policy says so. */
+const IN_DIALOG = new Set(['REFER', 'NOTIFY', 'SUBSCRIBE']);
+/** Extensions that may be required: of which peer, its policy says later. */
+const EXTENSIONS = new Set(['100rel', 'timer', 'replaces', 'norefersub']);
+
+/** Have a meaning within a dialog only. */
 const IN_DIALOG_ONLY = new Set(['PRACK', 'UPDATE']);
 
 /** Names told back in Unsupported: more than there are extensions that anybody requires. */
 const UNSUPPORTED_MAX = 32;
 
-const ALLOW_FIELD: HeaderField = ['Allow', ALLOW];
 const ACCEPT_FIELD: HeaderField = ['Accept', 'application/sdp'];
 const ACCEPT_ENCODING_FIELD: HeaderField = ['Accept-Encoding', 'identity'];
 
@@ -38,8 +54,6 @@ export function screenInvite(request: SipMessage): Refusal | null {
   // RFC 7332: hops count through a B2BUA too. Who places the other leg gives it one less than came
   // in (`OutgoingInvite.maxForwards`), so that a loop of calls ends here.
   if (request.maxForwards === 0) return { code: 'SIP_TOO_MANY_HOPS', headers: [] };
-  // RFC 3891 §3: what it names is not there; replacing is not offered.
-  if (request.header('Replaces') !== undefined) return { code: 'SIP_NO_DIALOG', headers: [] };
   if (!acceptsSdp(request)) return { code: 'SIP_NOT_ACCEPTABLE', headers: [] };
   return null;
 }
@@ -47,26 +61,31 @@ export function screenInvite(request: SipMessage): Refusal | null {
 function screenMethod(request: SipMessage): Refusal | null {
   const { method } = request;
   const isInDialog = request.toTag !== '';
-  if (CARRIED_OUT.has(method)) return null;
-  if (REFUSED.has(method) || (isInDialog && IN_DIALOG_ONLY.has(method))) {
-    return { code: 'SIP_METHOD_REFUSED', headers: [ALLOW_FIELD] };
-  }
-  if (IN_DIALOG_ONLY.has(method)) return { code: 'SIP_NO_DIALOG', headers: [] };
+  if (IN_DIALOG_ONLY.has(method) && !isInDialog) return { code: 'SIP_NO_DIALOG', headers: [] };
+  if (CARRIED_OUT.has(method) || (isInDialog && IN_DIALOG.has(method))) return null;
+  // RFC 6665 §4.1.3: nobody here subscribed to anything.
+  if (method === 'NOTIFY') return { code: 'SIP_NO_DIALOG', headers: [] };
+  if (OF_EVENTS.has(method)) return { code: 'SIP_EVENT_UNKNOWN', headers: [ALLOW_EVENTS_FIELD] };
+  // RFC 3515 §2.4.2: of strangers' wishes whom to call there is no end.
+  if (method === 'REFER') return { code: 'SIP_FORBIDDEN', headers: [] };
+  if (REFUSED.has(method)) return { code: 'SIP_METHOD_REFUSED', headers: [ALLOW_FIELD] };
   return { code: 'SIP_METHOD_UNKNOWN', headers: [ALLOW_FIELD] };
 }
 
 /** An address that can be no service's is not asked for by mistake. */
 function screenTarget(request: SipMessage): Refusal | null {
-  const { host } = parseUri(request.uri);
+  const { host } = request;
   if (isIP(host) === 0 || (isUnicast(host) && !isLinkLocal(host))) return null;
   return { code: 'SIP_FORBIDDEN', headers: [] };
 }
 
-/** §8.2.2.3: no extension is supported that could be required. */
+/** §8.2.2.3: what is required and not supported is told back. */
 function screenExtensions(request: SipMessage): Refusal | null {
   const { method } = request;
   if (method === 'ACK' || method === 'CANCEL') return null;
-  const required = request.list('Require').filter((option) => option !== '');
+  const required = request.list('Require').filter((option) => {
+    return option !== '' && !EXTENSIONS.has(option.toLowerCase());
+  });
   if (required.length === 0) return null;
   const unsupported = required.slice(0, UNSUPPORTED_MAX).join(', ');
   return { code: 'SIP_EXTENSION', headers: [['Unsupported', unsupported]] };

@@ -3,11 +3,12 @@
  * and non-INVITE (§17.2.2). Pure: time comes in, actions go out. A 2xx to INVITE is repeated by the
  * session (§13.3.1.4), not here; this machine only lets it through.
  */
-import { Action, type Actions, NEVER, type TransactionTimers } from './machine.ts';
+import { Action, type Actions, Machine, NEVER } from './machine.ts';
 
 export interface ServerMachine {
   readonly state: 'trying' | 'proceeding' | 'completed' | 'confirmed' | 'accepted' | 'terminated';
   readonly deadlineMs: number;
+  readonly isWaiting: boolean;
   /** The user answers; no `send` in the result means that the answer came too late. */
   respond(status: number, nowMs: number): Actions;
   /** The request came again. */
@@ -17,24 +18,8 @@ export interface ServerMachine {
   expire(nowMs: number): Actions;
 }
 
-export class InviteServerMachine implements ServerMachine {
+export class InviteServerMachine extends Machine implements ServerMachine {
   state: 'proceeding' | 'completed' | 'confirmed' | 'accepted' | 'terminated' = 'proceeding';
-  readonly #timers: TransactionTimers;
-  readonly #reliable: boolean;
-  /** Timer G. */
-  #retransmitMs = NEVER;
-  #intervalMs = 0;
-  /** Timer H, I or L, by state. */
-  #endMs = NEVER;
-
-  constructor(options: { timers: TransactionTimers; reliable: boolean }) {
-    this.#timers = options.timers;
-    this.#reliable = options.reliable;
-  }
-
-  get deadlineMs(): number {
-    return Math.min(this.#retransmitMs, this.#endMs);
-  }
 
   respond(status: number, nowMs: number): Actions {
     if (this.state === 'accepted') {
@@ -42,16 +27,12 @@ export class InviteServerMachine implements ServerMachine {
     }
     if (this.state !== 'proceeding') return Action.none;
     if (status < 200) return Action.send;
+    this.endMs = nowMs + 64 * this.timers.t1Ms; // timer L or H
     if (status < 300) {
       this.state = 'accepted';
-      this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer L
-      return Action.send;
-    }
-    this.state = 'completed';
-    this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer H
-    if (!this.#reliable) {
-      this.#intervalMs = this.#timers.t1Ms; // timer G
-      this.#retransmitMs = nowMs + this.#intervalMs;
+    } else {
+      this.state = 'completed';
+      this.retransmit(nowMs); // timer G
     }
     return Action.send;
   }
@@ -64,47 +45,23 @@ export class InviteServerMachine implements ServerMachine {
   acknowledged(nowMs: number): Actions {
     if (this.state === 'accepted') return Action.deliver; // an RFC 2543 ACK matches here
     if (this.state !== 'completed') return Action.none;
-    this.#retransmitMs = NEVER;
-    if (this.#reliable) {
-      this.state = 'terminated'; // timer I is zero
-      this.#endMs = NEVER;
+    if (this.reliable) {
+      this.terminate(); // timer I is zero
       return Action.end;
     }
     this.state = 'confirmed';
-    this.#endMs = nowMs + this.#timers.t4Ms; // timer I
+    this.retransmitMs = NEVER;
+    this.endMs = nowMs + this.timers.t4Ms; // timer I
     return Action.none;
   }
 
-  expire(nowMs: number): Actions {
-    if (nowMs >= this.#endMs) {
-      const unacknowledged = this.state === 'completed';
-      this.state = 'terminated';
-      this.#retransmitMs = NEVER;
-      this.#endMs = NEVER;
-      return unacknowledged ? Action.timeout | Action.end : Action.end;
-    }
-    if (nowMs < this.#retransmitMs) return Action.none;
-    this.#intervalMs = Math.min(2 * this.#intervalMs, this.#timers.t2Ms);
-    this.#retransmitMs = nowMs + this.#intervalMs;
-    return Action.send;
+  override get isWaiting(): boolean {
+    return this.state === 'completed';
   }
 }
 
-export class NonInviteServerMachine implements ServerMachine {
+export class NonInviteServerMachine extends Machine implements ServerMachine {
   state: 'trying' | 'proceeding' | 'completed' | 'terminated' = 'trying';
-  readonly #timers: TransactionTimers;
-  readonly #reliable: boolean;
-  /** Timer J. */
-  #endMs = NEVER;
-
-  constructor(options: { timers: TransactionTimers; reliable: boolean }) {
-    this.#timers = options.timers;
-    this.#reliable = options.reliable;
-  }
-
-  get deadlineMs(): number {
-    return this.#endMs;
-  }
 
   respond(status: number, nowMs: number): Actions {
     if (this.state === 'completed' || this.state === 'terminated') return Action.none;
@@ -112,12 +69,12 @@ export class NonInviteServerMachine implements ServerMachine {
       this.state = 'proceeding';
       return Action.send;
     }
-    if (this.#reliable) {
-      this.state = 'terminated'; // timer J is zero
+    if (this.reliable) {
+      this.terminate(); // timer J is zero
       return Action.send | Action.end;
     }
     this.state = 'completed';
-    this.#endMs = nowMs + 64 * this.#timers.t1Ms; // timer J
+    this.endMs = nowMs + 64 * this.timers.t1Ms; // timer J
     return Action.send;
   }
 
@@ -129,10 +86,7 @@ export class NonInviteServerMachine implements ServerMachine {
     return Action.none;
   }
 
-  expire(nowMs: number): Actions {
-    if (nowMs < this.#endMs) return Action.none;
-    this.state = 'terminated';
-    this.#endMs = NEVER;
-    return Action.end;
+  override get isWaiting(): boolean {
+    return false;
   }
 }

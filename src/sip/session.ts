@@ -1,70 +1,58 @@
 /**
  * A session (RFC 3261 §13–15): one call leg of SIP, from INVITE to BYE, whoever began it. It turns
  * what transactions and the dialog report into a few events, and a few methods into requests and
- * responses. It carries SDP as text and knows no media, no routing, no application.
+ * responses. It carries SDP as text and knows no media, no routing, no application. Each mechanism
+ * is a part of its own: `incoming.ts` and `outgoing.ts` the first INVITE, `own-changes.ts`
+ * and `modification.ts` later ones, `session-timer.ts` how long it lives without a word.
  *
  * `ended` comes exactly once, as soon as it is decided; what the protocol still owes then (CANCEL,
  * ACK and BYE of an answer that crossed, BYE after a late ACK) is paid behind it.
  */
 import { EventEmitter } from 'node:events';
-import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
-import { Bye, type ByeOwner } from './bye.ts';
-import type { CallCredentials } from './challenge.ts';
+import { asGatewayError, ERRORS, type ErrorCode, type GatewayError } from '../core/errors.ts';
+import { OwnBye } from './bye.ts';
+import { codeOfRefusal, codeOfStatus, q850Reason } from './cause.ts';
 import type { Dialog } from './dialog.ts';
-import { answerInfo } from './info.ts';
-import type { ChallengeAnswer } from './invite-client.ts';
-import { InviteServer, type InviteServerOwner } from './invite-server.ts';
+import { Incoming, type IncomingOwner } from './incoming.ts';
+import type { InviteRemains } from './invite-head.ts';
+import type { InviteServer } from './invite-server.ts';
 import type { HeaderField, SipMessage } from './message.ts';
+import { Modification, type ModificationOwner } from './modification.ts';
 import { Outgoing, type OutgoingOwner, type OutgoingParts } from './outgoing.ts';
+import { OwnChanges, type OwnChangesOwner } from './own-changes.ts';
 import type { PeerAddress, Source } from './peer.ts';
-import { Reinvite, type ReinviteOwner } from './reinvite.ts';
+import { type Reason, reasonFields } from './reason.ts';
+import type { ReofferOptions, SessionHost, SessionParts } from './session-parts.ts';
 import {
-  codeOfRefusal,
-  codeOfStatus,
+  endByPeer,
+  endByTime,
+  endByUs,
   type FinalOptions,
+  type Offer,
   type ProgressOptions,
-  plainText,
+  type ProvisionalReport,
   printable,
+  type Reoffered,
+  type ReofferFailed,
+  refusalOf,
   type SessionEnd,
   type SessionEvents,
-  type SessionOptions,
+  type SessionPolicy,
   type SessionRecord,
   type SessionState,
   sdpOf,
-  warning,
 } from './session-report.ts';
+import { SideRequests } from './side-requests.ts';
 import type { ServerTransaction } from './transaction.ts';
-import { ALLOW, type UserAgent } from './user-agent.ts';
+import { DialogUsage } from './usage.ts';
+import type { UserAgent } from './user-agent.ts';
 
+export type { SessionHost } from './session-parts.ts';
 export type { Offer, SessionEnd, SessionEvents, SessionRecord } from './session-report.ts';
-
-/** What a session needs of the endpoint. */
-export interface SessionHost {
-  readonly ua: UserAgent;
-  readonly sessionOptions: SessionOptions;
-  /** Nothing more will come from or for this session. */
-  release(session: Session): void;
-}
-
-export interface SessionParts {
-  readonly host: SessionHost;
-  readonly id: string;
-  readonly direction: 'in' | 'out';
-  readonly callId: string;
-  readonly request: SipMessage | null;
-  /** The SDP of `request`; '' when it has none, or there is no request. */
-  readonly offer: string;
-  readonly credentials: CallCredentials | null;
-  readonly state: SessionState;
-  readonly source: PeerAddress;
-  readonly near: Source | null;
-  /** Incoming and restored sessions have theirs from the start. */
-  readonly dialog: Dialog | null;
-}
 
 export class Session
   extends EventEmitter<SessionEvents>
-  implements InviteServerOwner, OutgoingOwner, ReinviteOwner, ByeOwner
+  implements IncomingOwner, OutgoingOwner, ModificationOwner, OwnChangesOwner
 {
   /** Also the local tag. */
   readonly id: string;
@@ -74,36 +62,53 @@ export class Session
   readonly request: SipMessage | null;
   /** What an incoming INVITE offers; '' when it asks us to offer. */
   readonly offer: string;
+  /** Who the policy knows the caller of an incoming INVITE to be, by what was proven; or null. */
+  readonly identity: string | null;
+  /** What the TLS certificate of an incoming INVITE's sender proves it to be (RFC 5922). */
+  readonly certificateNames: readonly string[];
+  /** Id of the session whose place its incoming INVITE is to take (RFC 3891). */
+  readonly replaces: string | null;
+  /** REFER, INFO and what else leaves the session as it is. */
+  readonly side: SideRequests;
   readonly #host: SessionHost;
   readonly #ua: UserAgent;
-  readonly #credentials: CallCredentials | null;
+  readonly #usage: DialogUsage;
+  readonly #changes: OwnChanges;
+  readonly #modification: Modification;
+  readonly #bye: OwnBye;
   #state: SessionState;
   #source: PeerAddress;
-  /** Where the peer was last heard from, and on what. */
-  #near: Source | null;
-  #dialog: Dialog | null;
+  #incoming: Incoming | null = null;
   #outgoing: Outgoing | null = null;
-  #server: InviteServer | null = null;
-  #reinvite: Reinvite | null = null;
-  /** BYE is owed, but the peer has not acknowledged our 2xx yet (§15). */
-  #owedBye: readonly HeaderField[] | null = null;
-  #byes = 0;
-  readonly #challenge = (): ChallengeAnswer | null => this.#credentials?.forDialog() ?? null;
+  /** The policy of an incoming call was held against its INVITE. */
+  #isJudged = false;
 
   constructor(options: SessionParts) {
     super();
-    this.#host = options.host;
-    this.#ua = options.host.ua;
-    this.id = options.id;
-    this.direction = options.direction;
+    const { host, id, direction, credentials, dialog, near } = options;
+    const { ua, sessionOptions } = host;
+    const { policy = sessionOptions.policy } = options;
+    this.#host = host;
+    this.#ua = ua;
+    this.id = id;
+    this.direction = direction;
     this.callId = options.callId;
     this.request = options.request;
     this.offer = options.offer;
-    this.#credentials = options.credentials;
+    this.identity = options.identity ?? null;
+    this.replaces = options.replaces ?? null;
+    this.certificateNames = near?.certificateNames ?? [];
     this.#state = options.state;
     this.#source = options.source;
-    this.#near = options.near;
-    this.#dialog = options.dialog;
+    const own = { ua, id, direction, credentials, policy, dialog, near, options: sessionOptions };
+    this.#usage = new DialogUsage(own);
+    this.#changes = new OwnChanges({ usage: this.#usage, owner: this });
+    const onSettled = (): void => this.onSettled();
+    this.#bye = new OwnBye({ usage: this.#usage, onSettled });
+    this.side = new SideRequests({ usage: this.#usage, to: this, onSettled });
+    const { timer } = this.#changes;
+    const parts = { usage: this.#usage, owner: this, timer };
+    this.#modification = new Modification({ ...parts, changes: this.#changes, bye: this.#bye });
   }
 
   get state(): SessionState {
@@ -115,111 +120,118 @@ export class Session
     return this.#source;
   }
 
-  /** Incoming: sends 180 to 183. With `sdp` it is early media. */
-  progress(status: 180 | 181 | 182 | 183, options: ProgressOptions = {}): void {
-    const server = this.#server;
-    if (this.#state !== 'early' || server === null) return;
-    server.progress(status, {
-      toTag: this.id,
-      headers: [...this.#contact(server), ...(options.headers ?? [])],
-      ...(options.sdp === undefined ? {} : { body: options.sdp }),
-    });
+  /** Incoming: whether our offer may or must go in `progress` already; PRACK brings the answer. */
+  get earlyOffer(): 'no' | 'may' | 'must' {
+    return this.#incoming?.earlyOffer ?? 'no';
   }
 
-  /** Incoming: answers. The 2xx is repeated until the peer acknowledges it (§13.3.1.4). */
+  /** Incoming: our description went out for good; `accept` needs none. */
+  get hasDescribed(): boolean {
+    return this.#incoming?.hasDescribed === true;
+  }
+
+  /**
+   * Incoming: takes the policy of who calls, before anything is said to it. False when the INVITE
+   * does not meet it; it is refused then, with 420, 421 or 422.
+   */
+  apply(policy: SessionPolicy): boolean {
+    const { request } = this;
+    if (this.#state !== 'early' || this.#incoming === null || request === null) return false;
+    this.#isJudged = true;
+    const refusal = this.#incoming.apply(policy, request);
+    if (refusal !== null) this.reject(refusal.status, { headers: refusal.headers });
+    return refusal === null;
+  }
+
+  /** Incoming: sends 180 to 183. With `sdp` it is early media. */
+  progress(status: 180 | 181 | 182 | 183, options: ProgressOptions = {}): void {
+    if (this.#mayAnswer()) this.#incoming?.progress(status, options);
+  }
+
+  /**
+   * Incoming: answers, as soon as no PRACK is waited for. The 2xx is repeated until the peer
+   * acknowledges it (§13.3.1.4). `sdp` says nothing when a description went out for good before.
+   */
   accept(sdp: string, headers: readonly HeaderField[] = []): void {
-    const server = this.#server;
-    if (this.#state !== 'early' || server === null) return;
-    const fields = [...this.#contact(server), ['Allow', ALLOW] as const, ...headers];
-    server.accept({ toTag: this.id, headers: fields, body: sdp });
-    this.#state = 'confirmed';
-    this.emit('changed');
+    if (!this.#mayAnswer()) return;
+    if (this.#incoming?.hasDescribed === false) this.#usage.localSdp = sdp;
+    this.#incoming?.accept(sdp, headers);
   }
 
   /** Incoming: refuses with a final status of 300 to 699. */
   reject(status: number, options: FinalOptions = {}): void {
-    if (this.#state !== 'early' || this.#server === null) return;
-    this.#refuse(this.#server, status, options);
-    const { reason = '', headers = [] } = options;
-    this.#end({ by: 'local', code: codeOfRefusal(status), status, reason, headers });
+    if (this.#state !== 'early' || this.#usage.server === null) return;
+    this.#refuse(status, options);
+    this.#end(endByUs(codeOfRefusal(status), status, options));
   }
 
   /** Ends it in whatever way its state asks for: CANCEL, 487, BYE. */
   hangup(options: FinalOptions = {}): void {
-    const { reason = '', headers = [] } = options;
     if (this.#state === 'terminated') return;
-    if (this.#state === 'early') {
-      this.#outgoing?.cancel(headers);
-      if (this.#server !== null) this.#refuse(this.#server, 487, options);
-      this.#end({ by: 'local', code: 'CALL_CANCELED', status: 487, reason, headers });
+    const fields = [...reasonFields(options.reasonHeader), ...(options.headers ?? [])];
+    if (this.#state === 'confirmed') {
+      this.#sayBye(fields);
+      this.#end(endByUs('CALL_COMPLETED', 200, options));
       return;
     }
-    this.#bye(headers);
-    this.#end({ by: 'local', code: 'CALL_COMPLETED', status: 200, reason, headers });
+    this.#outgoing?.cancel(fields);
+    this.#refuse(487, options);
+    this.#end(endByUs('CALL_CANCELED', 487, options));
   }
 
   /**
-   * Offers `sdp` within the call and resolves with the answer. Glare is waited out. Rejects with
-   * the error that says why; the session then goes on as it was, or has `ended`.
+   * Offers `sdp` within the call: by re-INVITE, or by UPDATE while it is early. Glare is waited
+   * out. `reoffered` or `reofferFailed` tells; in the end the session goes on as it was, or `ended`.
    */
-  reinvite(sdp: string): Promise<{ sdp: string }> {
-    const dialog = this.#dialog;
-    if (this.#state !== 'confirmed' || dialog === null) {
-      return Promise.reject(new GatewayError('SIP_NO_DIALOG'));
-    }
-    if (this.#reinvite !== null) return Promise.reject(new GatewayError('SIP_GLARE'));
-    const { reinviteTimeoutMs, reinviteAttemptsMax } = this.#host.sessionOptions;
-    const reinvite = new Reinvite({
-      ua: this.#ua,
-      owner: this,
-      dialog,
-      near: this.#near,
-      body: sdp,
-      challenge: this.#challenge,
-      ownsCallId: this.direction === 'out',
-      answerTimeoutMs: reinviteTimeoutMs,
-      attemptsMax: reinviteAttemptsMax,
-    });
-    this.#reinvite = reinvite;
-    reinvite.start();
-    return reinvite.answer;
+  reoffer(sdp: string, options: ReofferOptions = {}): void {
+    const { method = this.isConfirmed ? 'INVITE' : 'UPDATE', dialog: tag = '' } = options;
+    const dialog = this.#usage.dialog ?? this.#outgoing?.early(tag)?.dialog;
+    this.#changes.reoffer(sdp, this.#state === 'terminated' ? undefined : dialog, method);
   }
 
   /** Throws `SIP_NO_DIALOG` while there is no dialog to speak of. */
   record(): SessionRecord {
-    if (this.#dialog === null) throw new GatewayError('SIP_NO_DIALOG');
     const { id, direction, state } = this;
     const { transport, address, port } = this.#source;
-    const scope = this.#credentials?.scope;
-    return {
-      ...this.#dialog.record(),
-      ...{ id, direction, state, peer: { transport, address, port } },
-      ...(scope === undefined ? {} : { credentialScope: scope }),
-    };
+    const peer = { transport, address, port };
+    return { ...this.#usage.record(this.#changes.timer.record()), id, direction, state, peer };
+  }
+
+  /** While it is early, what another process needs to end it properly. */
+  get remains(): InviteRemains | null {
+    if (this.#state !== 'early') return null;
+    return this.#outgoing?.remains ?? this.#usage.server?.remains(this.id) ?? null;
   }
 
   // From here on: for the endpoint and the parts of this session.
 
+  /** Goes on with a session timer where a former process was. */
+  resume({ timer, localSdp = '', unacknowledged }: SessionRecord): void {
+    this.#usage.localSdp = localSdp;
+    if (timer !== undefined) this.#changes.timer.restore(timer);
+    if (unacknowledged !== undefined) this.#modification.repeat(unacknowledged);
+  }
+
   /** The endpoint hands over the INVITE's transaction. */
   receiveInvite(transaction: ServerTransaction): void {
-    this.#server = this.#serve(transaction, this.offer === '');
+    const { request } = transaction;
+    const { dialog } = this.#usage;
+    const server = this.#modification.serve(transaction, this.offer === '');
+    if (dialog === null) return;
+    const own = { usage: this.#usage, owner: this, modification: this.#modification };
+    this.#incoming = new Incoming({ ...own, timer: this.#changes.timer, server, dialog, request });
   }
 
   /** The endpoint knows where to send the INVITE. */
-  sendInvite(parts: Omit<OutgoingParts, 'callId' | 'localTag'>): void {
+  sendInvite(parts: OutgoingParts): void {
     if (this.#state === 'terminated') {
       this.onSettled();
       return;
     }
-    this.#outgoing = new Outgoing({
-      ua: this.#ua,
-      owner: this,
-      parts: { ...parts, callId: this.callId, localTag: this.id },
-      challenge: this.#credentials?.forInvite(parts.hops) ?? null,
-      dialogChallenge: this.#challenge,
-    });
-    const [hop] = parts.hops;
-    if (hop !== undefined) this.#source = hop.peer;
+    this.#usage.localSdp = parts.sdp;
+    const { timer } = this.#changes;
+    this.#outgoing = new Outgoing({ usage: this.#usage, owner: this, timer, parts });
+    this.#source = parts.hops[0]?.peer ?? this.#source;
     try {
       this.#outgoing.start();
     } catch (thrown) {
@@ -236,93 +248,114 @@ export class Session
 
   /** Whether a message within a dialog is of this one. */
   owns(message: SipMessage): boolean {
-    if (this.#dialog !== null) return this.#dialog.owns(message);
-    return message.callId === this.callId;
+    const { dialog } = this.#usage;
+    return dialog === null ? message.callId === this.callId : dialog.owns(message);
   }
 
   /** An ACK for one of our 2xx. */
   receiveAck(ack: SipMessage): void {
-    if (this.#server?.cseq === ack.cseq) this.#server.acknowledged(ack);
+    const { server } = this.#usage;
+    if (server?.cseq === ack.cseq) server.acknowledged(ack);
   }
 
   /** A 2xx that came again after its transaction was forgotten, or after a restart. */
   receiveStray(response: SipMessage): void {
-    const dialog = this.#dialog;
+    const { dialog, near } = this.#usage;
     if (this.direction !== 'out' || dialog === null) return;
-    this.#ua.acknowledgeAgain(dialog, this.#near, response.cseq);
+    this.#ua.acknowledgeAgain(dialog, near, response.cseq);
   }
 
   /** A request within the dialog; its transaction has no answer yet. */
   receive(transaction: ServerTransaction): void {
     const { request, source } = transaction;
-    if (this.#dialog === null) {
-      this.#receiveEarly(transaction);
-      return;
-    }
-    if (!this.#dialog.advance(request.cseq)) {
+    const confirmed = this.#usage.dialog;
+    const dialog = confirmed ?? this.#outgoing?.early(request.fromTag)?.dialog;
+    // RFC 3262 §3: PRACK is matched by what it names, and its order says nothing.
+    if (dialog?.advance(request.cseq) === false && request.method !== 'PRACK') {
       // §12.2.2: out of order. A peer that restarted its numbers must learn it.
       this.#ua.answer(transaction, 500, { headers: [['Retry-After', '1']] });
       return;
     }
-    this.#near = source;
-    this.#source = source;
+    if (confirmed !== null) {
+      this.#usage.near = source;
+      this.#source = source;
+    }
     if (request.method === 'BYE') this.#receiveBye(transaction);
-    else if (request.method === 'INVITE') this.#receiveReinvite(transaction);
-    else if (request.method === 'INFO') answerInfo(this.#ua, transaction, this);
-    else this.#ua.answer(transaction, 405, { headers: [['Allow', ALLOW]] });
+    else if (dialog === undefined || !(this.isLive || this.side.outlives(request.method)))
+      this.#ua.answer(transaction, 481);
+    else this.#dispatch(transaction, dialog);
   }
 
   onAcknowledged(server: InviteServer, ack: SipMessage | null): void {
-    if (this.#owedBye !== null) {
-      const fields = this.#owedBye;
-      this.#owedBye = null;
-      this.#sendBye(fields);
-      return;
+    const { dialog } = this.#usage;
+    if (server.isOfferless && dialog?.offerBy === 'us' && !this.hasDescribed) {
+      dialog.offerBy = 'nobody';
     }
+    if (this.#bye.isOwed) this.#bye.pay();
     if (this.#state !== 'confirmed') return;
-    let sdp: string | null = null;
-    if (server.isOfferless && ack !== null) sdp = sdpOf(ack);
+    const sdp = server.isOfferless && ack !== null ? sdpOf(ack) : null;
     this.emit('acknowledged', { sdp });
   }
 
   onNeverAcknowledged(server: InviteServer): void {
-    const fields = this.#owedBye ?? [];
-    this.#owedBye = null;
-    this.#sendBye(fields);
-    if (server === this.#server) {
-      this.#end({ by: 'timeout', code: 'CALL_NO_ACK', status: 408, reason: '', headers: [] });
-    }
+    this.#bye.sayAnyway();
+    if (server === this.#usage.server) this.#end(endByTime('CALL_NO_ACK', 408));
   }
 
   onCanceled(server: InviteServer, cancel: SipMessage): void {
-    this.#refuse(server, 487, {});
+    this.#refuse(487, {}, server);
     if (this.#state !== 'early') return; // a re-INVITE: the session goes on (§14.2)
-    this.#endRemote('CALL_CANCELED', 487, cancel);
+    this.#end(endByPeer('CALL_CANCELED', 487, cancel));
   }
 
   onUndecided(server: InviteServer): void {
-    this.#refuse(server, this.#state === 'early' ? 480 : 488, {});
-    if (this.#state !== 'early') return;
-    this.#end({ by: 'timeout', code: 'CALL_NO_ANSWER', status: 480, reason: '', headers: [] });
+    this.#refuse(this.#state === 'early' ? 480 : 488, {}, server);
+    if (this.#state === 'early') this.#end(endByTime('CALL_NO_ANSWER', 480));
   }
 
-  onProvisional(response: SipMessage): void {
-    if (this.#state !== 'early') return;
-    const { status, reason } = response;
-    this.emit('provisional', { status, reason, sdp: sdpOf(response), headers: response.fields() });
+  onAccepted(): void {
+    this.#state = 'confirmed';
+    this.emit('changed');
   }
 
-  onAnswered(dialog: Dialog, response: SipMessage, source: Source): void {
-    this.#dialog = dialog;
-    this.#near = source;
+  onEarlyAnswer(sdp: string): void {
+    this.emit('earlyAnswer', { sdp });
+  }
+
+  onPrackLost(): void {
+    const { sip: status } = ERRORS.SIP_NO_PRACK;
+    this.#refuse(status, {});
+    this.#end(endByTime('SIP_NO_PRACK', status));
+  }
+
+  onTrying(): void {
+    if (this.#state === 'early') this.emit('trying');
+  }
+
+  onProvisional(report: ProvisionalReport): void {
+    if (this.#state === 'early') this.emit('provisional', report);
+  }
+
+  onForkEnded(dialog: string, reasons: readonly Reason[]): void {
+    if (this.#state === 'early') this.emit('forkEnded', { dialog, reasons });
+  }
+
+  onOfferRefused(status: number, reason: string): void {
+    if (this.#state === 'early') this.#end(endByUs('CALL_REJECTED', status, { reason }));
+  }
+
+  onAnswered(dialog: Dialog, sdp: string, response: SipMessage, source: Source): void {
+    this.#usage.dialog = dialog;
+    this.#usage.near = source;
     this.#source = source;
     if (this.#state !== 'early') {
       // Hung up while the way to its Contact was looked up.
-      this.#sendBye([]);
+      this.#bye.sayAnyway();
       return;
     }
     this.#state = 'confirmed';
-    this.emit('answered', { sdp: sdpOf(response) ?? '', headers: response.fields() });
+    this.#changes.timer.answered(response);
+    this.emit('answered', { sdp, headers: response.fields() });
     this.emit('changed');
   }
 
@@ -332,14 +365,12 @@ export class Session
   }
 
   onRefused(response: SipMessage): void {
-    const { status, reason } = response;
-    const headers = response.fields();
-    this.#end({ by: 'remote', code: codeOfStatus(status), status, reason, headers });
+    this.#end(endByPeer(codeOfStatus(response.status), response.status, response));
   }
 
   onUnanswered(): void {
-    this.#outgoing?.cancel([]);
-    this.#end({ by: 'timeout', code: 'CALL_NO_ANSWER', status: 408, reason: '', headers: [] });
+    this.#outgoing?.cancel(reasonFields([q850Reason(19)]));
+    this.#end(endByTime('CALL_NO_ANSWER', 408));
   }
 
   onFailed(code: ErrorCode): void {
@@ -347,152 +378,122 @@ export class Session
     this.#end({ by, code, status: ERRORS[code].sip, reason: '', headers: [] });
   }
 
-  get isInviteWaiting(): boolean {
-    return this.#server?.isPending === true;
+  get isLive(): boolean {
+    return this.#state !== 'terminated';
   }
 
-  onReinvited(): void {
-    this.#reinvite = null;
-    this.emit('changed');
+  /** Whether it has a dialog, early or not, of that Call-ID and tag of the peer (RFC 3891 §3). */
+  isDialog(callId: string, remoteTag: string): boolean {
+    const dialog = this.#usage.dialog ?? this.#outgoing?.early(remoteTag)?.dialog;
+    return this.callId === callId && dialog?.remoteTag === remoteTag;
   }
 
-  onReinviteFailed(error: GatewayError, isFatal: boolean): void {
-    this.#reinvite = null;
-    if (!isFatal || this.#state !== 'confirmed') return;
-    this.#bye([]);
-    const { code, message, row } = error;
-    this.#end({ by: 'timeout', code, status: row.sip, reason: message, headers: [] });
+  get mayBeReplaced(): boolean {
+    return (this.#usage.policy.refer ?? 'refuse') !== 'refuse';
   }
 
-  onByeDone(): void {
-    this.#byes -= 1;
-    this.onSettled();
+  get isConfirmed(): boolean {
+    return this.#state === 'confirmed';
   }
 
-  /** BYE of a peer whose 2xx we have not seen: the network changed their order. */
-  #receiveEarly(transaction: ServerTransaction): void {
-    if (transaction.request.method !== 'BYE' || this.direction !== 'out') {
-      this.#ua.answer(transaction, 481);
-      return;
+  get isPrackWaiting(): boolean {
+    return this.#incoming?.isUnacknowledged === true;
+  }
+
+  onOffer(offer: Offer): boolean {
+    return this.emit('offer', offer);
+  }
+
+  onModified(dialog: Dialog, sdp: string | null): void {
+    if (sdp !== null) {
+      this.#usage.localSdp = sdp;
+      this.#outgoing?.overtake(dialog);
     }
-    this.#outgoing?.cancel([]);
-    this.#receiveBye(transaction);
+    this.onChangeSettled();
+  }
+
+  onUnmodified(): void {
+    this.#incoming?.release();
+  }
+
+  onReoffered(dialog: Dialog, change: Reoffered): void {
+    this.#outgoing?.overtake(dialog);
+    this.emit('reoffered', change);
+  }
+
+  onReofferFailed(failed: ReofferFailed): void {
+    this.emit('reofferFailed', failed);
+  }
+
+  onChangeSettled(): void {
+    this.#incoming?.release();
+    if (this.#state === 'confirmed') this.emit('changed');
+  }
+
+  onSessionLost(code: ErrorCode, status: number, reason: string): void {
+    if (this.#state !== 'confirmed') return;
+    this.side.close();
+    this.#sayBye([]);
+    this.#end({ by: 'timeout', code, status, reason, headers: [] });
+  }
+
+  #dispatch(transaction: ServerTransaction, dialog: Dialog): void {
+    const { method } = transaction.request;
+    const incoming = this.#incoming;
+    if (method === 'INVITE') this.#modification.receiveReinvite(transaction, dialog);
+    else if (method === 'UPDATE') this.#modification.receiveUpdate(transaction, dialog);
+    else if (method === 'PRACK' && incoming !== null) incoming.receivePrack(transaction);
+    else if (method === 'PRACK') this.#ua.answer(transaction, 481);
+    else this.side.receive(transaction, dialog);
   }
 
   #receiveBye(transaction: ServerTransaction): void {
     const { request } = transaction;
+    const { server, dialog } = this.#usage;
+    // BYE of a peer whose 2xx we have not seen: the network changed their order.
+    if (dialog === null) this.#outgoing?.cancel([]);
     this.#ua.answer(transaction, 200);
     // §15.1.2: what is pending is answered with 487.
-    if (this.#server !== null) {
-      if (this.#server.isPending) this.#refuse(this.#server, 487, {});
-      this.#server.finish();
-    }
-    this.#owedBye = null;
-    this.#endRemote('CALL_COMPLETED', 200, request);
+    this.#refuse(487, {});
+    server?.finish();
+    this.#bye.forget();
+    this.#end(endByPeer('CALL_COMPLETED', 200, request));
     this.onSettled();
   }
 
-  #receiveReinvite(transaction: ServerTransaction): void {
-    const server = this.#server;
-    if (this.#state === 'terminated') {
-      this.#ua.answer(transaction, 481);
-    } else if (server?.isPending === true) {
-      // §14.2: two at once. Up to 10 s, by chance, keeps both sides out of step.
-      const seconds = String(Math.floor(this.#ua.clock.random() * 11));
-      this.#ua.answer(transaction, 500, { headers: [['Retry-After', seconds]] });
-    } else if (this.#reinvite?.isAsking === true || server?.isUnacknowledged === true) {
-      this.#receiveGlare(transaction);
-    } else {
-      this.#offer(transaction);
-    }
+  /** What is said without the policy of a trunk is said by the endpoint's own. */
+  #mayAnswer(): boolean {
+    if (this.#state !== 'early' || this.#incoming === null) return false;
+    return this.#isJudged || this.apply(this.#usage.policy);
   }
 
-  #receiveGlare(transaction: ServerTransaction): void {
-    const server = this.#server;
-    // RFC 5407 §3.1.4: its ACK was lost or overtaken, but it has our answer, or it could not offer.
-    if (server?.isUnacknowledged === true && !server.isOfferless && this.#owedBye === null) {
-      server.acknowledged(null);
-      if (this.#reinvite?.isAsking !== true) {
-        this.#offer(transaction);
-        return;
-      }
-    }
-    this.#ua.answer(transaction, 491);
+  #refuse(status: number, options: FinalOptions, server = this.#usage.server): void {
+    const { dialog } = this.#usage;
+    if (server?.isPending !== true) return;
+    if (dialog !== null && dialog.offerBy === 'peer') dialog.offerBy = 'nobody';
+    this.#incoming?.stop();
+    server.refuse(status, { toTag: this.id, ...refusalOf(status, options) });
   }
 
-  #offer(transaction: ServerTransaction): void {
-    const { request } = transaction;
-    const sdp = sdpOf(request) ?? '';
-    const server = this.#serve(transaction, sdp === '');
-    this.#server = server;
-    const isHeard = this.emit('offer', {
-      sdp,
-      answer: (answer) => this.#answerOffer(server, answer),
-      // §14.2: refused, and the session is what it was.
-      refuse: (status, reason) => {
-        this.#refuse(server, status, reason === undefined ? {} : { reason });
-      },
-    });
-    if (!isHeard) this.#refuse(server, 488, {});
-  }
-
-  #answerOffer(server: InviteServer, sdp: string): void {
-    if (!server.isPending || this.#state !== 'confirmed') return;
-    this.#dialog?.refresh(server.transaction.request);
-    const headers = [...this.#contact(server), ['Allow', ALLOW] as const];
-    server.accept({ toTag: '', headers, body: sdp });
-    this.emit('changed');
-  }
-
-  #serve(transaction: ServerTransaction, isOfferless: boolean): InviteServer {
-    const limits = this.#host.sessionOptions;
-    return new InviteServer({ ua: this.#ua, owner: this, transaction, isOfferless, limits });
-  }
-
-  #contact(server: InviteServer): HeaderField[] {
-    return [['Contact', this.#ua.contact(server.transaction.source.local)]];
-  }
-
-  #refuse(server: InviteServer, status: number, options: FinalOptions): void {
-    const { reason, headers = [] } = options;
-    const isMedia = status === 488 || status === 606;
-    const why = isMedia && reason !== undefined ? [warning(reason)] : [];
-    const phrase = reason === undefined ? {} : { reason: plainText(reason) };
-    server.refuse(status, { toTag: this.id, headers: [...headers, ...why], ...phrase });
-  }
-
-  /** §15: the callee may not send BYE before the ACK of its 2xx, or before it has given it up. */
-  #bye(headers: readonly HeaderField[]): void {
-    if (this.#server?.isPending === true) this.#refuse(this.#server, 487, {});
-    if (this.#server?.isUnacknowledged === true) this.#owedBye = headers;
-    else this.#sendBye(headers);
-  }
-
-  #sendBye(fields: readonly HeaderField[]): void {
-    const dialog = this.#dialog;
-    if (dialog === null) return;
-    this.#byes += 1;
-    const challenge = this.#challenge();
-    new Bye({ ua: this.#ua, owner: this, dialog, fields, challenge }).send(this.#near);
-  }
-
-  /** BYE or CANCEL: why, it may say in Reason (RFC 3326). */
-  #endRemote(code: ErrorCode, status: number, request: SipMessage): void {
-    const reason = request.header('Reason') ?? '';
-    this.#end({ by: 'remote', code, status, reason, headers: request.fields() });
+  #sayBye(fields: readonly HeaderField[]): void {
+    this.#refuse(487, {});
+    this.#bye.say(fields);
   }
 
   #end(end: SessionEnd): void {
     if (this.#state === 'terminated') return;
     this.#state = 'terminated';
-    this.#reinvite?.abandon(end.code);
+    this.#changes.end(end.code);
     this.emit('ended', { ...end, reason: printable(end.reason) });
     this.onSettled();
   }
 
-  /** Lets go of the session when it has ended and nothing is owed any more. */
+  /** Lets go of it when nothing is owed any more; transactions may know it for 32 s yet. */
   onSettled(): void {
-    if (this.#state !== 'terminated' || this.#byes > 0 || this.#owedBye !== null) return;
-    if (this.#outgoing === null || this.#outgoing.isSettled) this.#host.release(this);
+    if (this.isLive || !this.#bye.isSettled || !this.side.isSettled) return;
+    if (this.#outgoing?.isSettled === false) return;
+    this.#outgoing?.leave();
+    this.removeAllListeners();
+    this.#host.release(this);
   }
 }

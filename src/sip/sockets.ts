@@ -1,17 +1,18 @@
 /**
  * UDP and TCP sockets behind small interfaces, so that the transport runs the same on the kernel
- * and on a simulated network. Only this file opens SIP sockets. It knows no SIP: datagrams and
- * bytes pass through. All text is latin1, one character per byte.
+ * and on a simulated network. Only this file opens SIP sockets; TLS and WebSocket run on top of
+ * them (`layers.ts`). It knows no SIP: datagrams and bytes pass through. All text is latin1, one
+ * character per byte.
  *
- * Sending a datagram takes no callback and no name lookup: the destination is always an address.
- * What the kernel refuses is lost like any datagram, and the transaction's timers deal with it.
+ * A datagram is sent at once, to an address, never to a name. What the kernel refuses is lost like
+ * any datagram, and the transaction's timers deal with it.
  */
-import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, isIPv6, connect as netConnect, type Server, type Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
+import { openUdpSocket, type UdpSocket } from './udp-socket.ts';
 
 export interface DatagramEvents {
-  datagram(data: Buffer, address: string, port: number): void;
+  datagram(text: string, address: string, port: number): void;
   failed(problem: string): void;
 }
 
@@ -25,6 +26,8 @@ export interface DatagramSocket {
 export interface StreamEvents {
   opened(): void;
   data(chunk: Buffer): void;
+  /** The peer answered `StreamSocket.ping`. */
+  alive?(): void;
   /** Once, last. `problem` is '' when the peer closed in order. */
   closed(problem: string): void;
 }
@@ -41,7 +44,26 @@ export interface StreamSocket {
   /** Sends what is queued, then closes. */
   end(): void;
   destroy(): void;
+  /** The kernel's own, for what runs on top of it; absent on a simulated network. */
+  readonly kernel?: Socket;
+  /** What the peer has proven to be (`Source.certificateNames`); of TLS only. */
+  readonly certificateNames?: readonly string[];
+  /** What the handshake failed for, known when `closed` is told. */
+  readonly failure?: HandshakeFailure | null;
+  /** Asks the peer for a sign of life, where the protocol below SIP has one. */
+  ping?(): void;
 }
+
+/** Why a connection on top of TCP was not agreed on: a closed set, as it is a metric's label. */
+export type HandshakeFailure =
+  | 'certificate'
+  | 'closed'
+  | 'name'
+  | 'origin'
+  | 'protocol'
+  | 'subprotocol'
+  | 'timeout'
+  | 'upgrade';
 
 export interface StreamListener {
   readonly address: string;
@@ -83,51 +105,51 @@ const DEFAULT_SOCKETS: SocketOptions = {
   backlogMax: 511,
 };
 
-type LookupCallback = (error: Error | null, address: string, family: number) => void;
-
-/** Destinations are addresses already, so `dgram` must not take its turn in the resolver queue. */
-function noLookup(address: string, _options: unknown, done: LookupCallback): void {
-  done(null, address, isIPv6(address) ? 6 : 4);
-}
-
 class KernelDatagramSocket implements DatagramSocket {
   readonly address: string;
   readonly port: number;
   readonly #socket: UdpSocket;
   readonly #onEgress: ((address: string, port: number) => void) | undefined;
-  #closed = false;
 
   constructor(options: { socket: UdpSocket; onEgress: SocketOptions['onEgress'] }) {
     this.#socket = options.socket;
     this.#onEgress = options.onEgress;
-    const bound = options.socket.address();
-    this.address = bound.address;
-    this.port = bound.port;
+    this.address = options.socket.address;
+    this.port = options.socket.port;
   }
 
   send(text: string, port: number, address: string): void {
-    if (this.#closed) return;
     this.#onEgress?.(address, port);
-    this.#socket.send(Buffer.from(text, 'latin1'), port, address);
+    this.#socket.send(text, port, address);
   }
 
-  close(): Promise<void> {
-    if (this.#closed) return Promise.resolve();
-    this.#closed = true;
-    return new Promise((resolve) => this.#socket.close(() => resolve()));
+  async close(): Promise<void> {
+    this.#socket.close();
   }
 }
 
-class KernelStreamSocket implements StreamSocket {
+export class KernelStreamSocket implements StreamSocket {
   readonly remoteAddress: string;
   readonly remotePort: number;
+  readonly certificateNames: readonly string[];
   readonly #socket: Socket;
 
-  constructor(options: { socket: Socket; address: string; port: number }) {
+  /** `certificateNames` where the socket is TLS and its handshake is over. */
+  constructor(options: {
+    socket: Socket;
+    address: string;
+    port: number;
+    certificateNames?: readonly string[];
+  }) {
     this.#socket = options.socket;
+    this.certificateNames = options.certificateNames ?? [];
     this.remoteAddress = options.address;
     this.remotePort = options.port;
     options.socket.setNoDelay(true);
+  }
+
+  get kernel(): Socket {
+    return this.#socket;
   }
 
   get localAddress(): string {
@@ -179,27 +201,16 @@ export class KernelSockets implements Sockets {
     this.#options = { ...DEFAULT_SOCKETS, ...options };
   }
 
-  datagram(address: string, port: number, events: DatagramEvents): Promise<DatagramSocket> {
-    const { receiveBufferBytes, onEgress } = this.#options;
-    return new Promise((resolve, reject) => {
-      const ipv6 = isIPv6(address);
-      const socket = createSocket({
-        type: ipv6 ? 'udp6' : 'udp4',
-        ipv6Only: ipv6,
-        lookup: noLookup,
-      });
-      socket.once('error', reject);
-      socket.bind({ address, port, exclusive: true }, () => {
-        socket.removeListener('error', reject);
-        socket.on('error', (error) => events.failed(error.message));
-        socket.on('message', (data: Buffer, from: RemoteInfo) => {
-          events.datagram(data, from.address, from.port);
-        });
-        // A burst of calls must wait in the kernel while a long turn of the loop runs.
-        if (receiveBufferBytes > 0) socket.setRecvBufferSize(receiveBufferBytes);
-        resolve(new KernelDatagramSocket({ socket, onEgress }));
-      });
-    });
+  async datagram(address: string, port: number, events: DatagramEvents): Promise<DatagramSocket> {
+    const socket = openUdpSocket(
+      address,
+      port,
+      // A burst of calls must wait in the kernel while a long turn of the loop runs.
+      this.#options.receiveBufferBytes,
+      (text, from, fromPort) => events.datagram(text, from, fromPort),
+      (problem) => events.failed(problem),
+    );
+    return new KernelDatagramSocket({ socket, onEgress: this.#options.onEgress });
   }
 
   listen(

@@ -29,8 +29,8 @@ export class SourceLimit {
 
   /** Takes one token; false when the source has none left. */
   take(address: string, nowMs: number): boolean {
-    const { perSecond, burst, sourcesMax } = this.#options;
-    const key = address.includes(':') ? networkOf(address) : address;
+    const { burst, sourcesMax } = this.#options;
+    const key = sourceKey(address);
     const bucket = this.#buckets.get(key);
     if (bucket === undefined) {
       if (this.#buckets.size >= sourcesMax) {
@@ -42,13 +42,31 @@ export class SourceLimit {
     }
     this.#buckets.delete(key);
     this.#buckets.set(key, bucket);
-    const gained = ((nowMs - bucket.filledMs) * perSecond) / 1000;
-    bucket.tokens = Math.min(burst, bucket.tokens + gained);
-    bucket.filledMs = nowMs;
+    this.#fill(bucket, nowMs);
     if (bucket.tokens < 1) return false;
     bucket.tokens -= 1;
     return true;
   }
+
+  /** Whether the next `take` would be refused. */
+  isSpent(address: string, nowMs: number): boolean {
+    const bucket = this.#buckets.get(sourceKey(address));
+    if (bucket === undefined) return false;
+    this.#fill(bucket, nowMs);
+    return bucket.tokens < 1;
+  }
+
+  #fill(bucket: Bucket, nowMs: number): void {
+    const { perSecond, burst } = this.#options;
+    const gained = ((nowMs - bucket.filledMs) * perSecond) / 1000;
+    bucket.tokens = Math.min(burst, bucket.tokens + gained);
+    bucket.filledMs = nowMs;
+  }
+}
+
+/** What counts as one source: an IPv4 address, or the /64 of an IPv6 one. */
+export function sourceKey(address: string): string {
+  return address.includes(':') ? networkOf(address) : address;
 }
 
 /** The first 64 bits of an IPv6 address in text. */

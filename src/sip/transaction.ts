@@ -8,12 +8,8 @@
  * transactions (`OVERLOADED`); what goes on already is not touched.
  */
 import { GatewayError } from '../core/errors.ts';
-import {
-  type ClientMachine,
-  InviteClientMachine,
-  NonInviteClientMachine,
-} from './client-transaction.ts';
-import { Action, type Actions, type TransactionTimers } from './machine.ts';
+import { type ClientMachine, clientMachine } from './client-transaction.ts';
+import { Action, type Actions, type MachineOptions, type TransactionTimers } from './machine.ts';
 import {
   detach,
   type HeaderField,
@@ -55,6 +51,9 @@ export interface ServerUser {
   onUnacknowledged(transaction: ServerTransaction): void;
 }
 
+/** What only waits to be forgotten waits up to so much longer: many are then forgotten at once. */
+const FORGET_GRAIN_MS = 250;
+
 export interface TransactionOptions {
   readonly timers: TransactionTimers;
   readonly clientTransactionsMax: number;
@@ -63,14 +62,15 @@ export interface TransactionOptions {
 
 export class ClientTransaction extends Deadline implements SendOutcome {
   readonly key: string;
-  readonly request: OutgoingRequest;
+  readonly method: string;
   readonly callId: string;
   readonly peer: PeerAddress;
   readonly local: Local;
   readonly machine: ClientMachine;
-  /** The request as it is sent; '' once a 2xx came, as it is not sent again then. */
+  /** The request as it is sent; '' once it is answered, as it is not sent again then. */
   text: string;
   user: ClientUser | null;
+  #request: OutgoingRequest | null;
   readonly #table: TransactionTable;
 
   constructor(options: {
@@ -85,7 +85,8 @@ export class ClientTransaction extends Deadline implements SendOutcome {
   }) {
     super();
     this.key = options.key;
-    this.request = options.request;
+    this.method = options.request.method;
+    this.#request = options.request;
     this.callId = options.callId;
     this.peer = options.peer;
     this.local = options.local;
@@ -95,8 +96,18 @@ export class ClientTransaction extends Deadline implements SendOutcome {
     this.#table = options.table;
   }
 
-  get method(): string {
-    return this.request.method;
+  /** Of an INVITE until a 2xx comes, of others until they are answered; throws INTERNAL then. */
+  get request(): OutgoingRequest {
+    if (this.#request === null) throw new GatewayError('INTERNAL', { problem: 'answered already' });
+    return this.#request;
+  }
+
+  /** It is answered. For 32 s it knows repetitions of that; it must not keep the call so long. */
+  settle(): void {
+    const isAccepted = this.machine.state === 'accepted';
+    this.text = '';
+    if (!isAccepted) this.user = null;
+    if (isAccepted || this.method !== 'INVITE') this.#request = null;
   }
 
   /** RFC 3261 §9.1: CANCEL was sent; wait for the final response 64*T1 and no longer. */
@@ -167,7 +178,14 @@ export class ServerTransaction extends Deadline {
   /** Sends a response; one that comes after the final one is dropped. */
   respond(response: OutgoingResponse): void {
     this.#table.respond(this, response);
-    if (!this.isOpen) this.#request = null;
+    if (this.isOpen) return;
+    this.#request = null;
+    if (!this.machine.isWaiting) this.user = null;
+  }
+
+  /** The ACK of the 2xx came: it is not sent again. */
+  settle(): void {
+    this.text = '';
   }
 
   /** Sends the 2xx to an INVITE once more (RFC 3261 §13.3.1.4). */
@@ -192,8 +210,13 @@ export class TransactionTable {
   readonly #clients = new Map<string, ClientTransaction>();
   readonly #servers = new Map<string, ServerTransaction>();
   readonly #merge = new Map<string, ServerTransaction>();
+  readonly #onDatagrams: MachineOptions;
+  readonly #onStreams: MachineOptions;
 
   constructor(options: { sender: Sender; wheel: Wheel; options: TransactionOptions }) {
+    const { timers } = options.options;
+    this.#onDatagrams = { timers, reliable: false };
+    this.#onStreams = { timers, reliable: true };
     this.#sender = options.sender;
     this.#wheel = options.wheel;
     this.#options = options.options;
@@ -207,8 +230,9 @@ export class TransactionTable {
     return this.#servers.size;
   }
 
-  get isFull(): boolean {
-    return this.#servers.size >= this.#options.serverTransactionsMax;
+  /** `branch|method`. */
+  hasClient(key: string): boolean {
+    return this.#clients.has(key);
   }
 
   /** Starts a client transaction and sends its request. Throws `OVERLOADED`. */
@@ -219,17 +243,15 @@ export class TransactionTable {
     peer: PeerAddress;
     local: Local;
     user: ClientUser;
+    /** It was sent by a former process, and only its answer is waited for. */
+    isSent?: boolean;
   }): ClientTransaction {
-    const { request, branch, callId, peer, local, user } = options;
+    const { request, branch, callId, peer, local, user, isSent = false } = options;
     if (this.#clients.size >= this.#options.clientTransactionsMax) {
       throw new GatewayError('OVERLOADED', { limit: 'client transactions' });
     }
-    const { timers } = this.#options;
-    const reliable = peer.transport !== 'udp';
-    const machine =
-      request.method === 'INVITE'
-        ? new InviteClientMachine({ timers, reliable })
-        : new NonInviteClientMachine({ timers, reliable });
+    const how = this.#machineOptions(peer);
+    const machine = clientMachine(request.method, how, isSent);
     const key = `${branch}|${request.method}`;
     const transaction = new ClientTransaction({
       key,
@@ -252,30 +274,27 @@ export class TransactionTable {
     if (transaction === undefined) return false;
     const actions = transaction.machine.response(response.status, this.#wheel.nowMs());
     if ((actions & Action.ack) !== 0) this.#acknowledge(transaction, response);
-    if (transaction.machine.state === 'accepted') transaction.text = '';
     // Before the user is told: it may start the next transaction, and must find this one settled.
     this.#doClient(transaction, actions, true);
     if ((actions & Action.deliver) !== 0)
       transaction.user?.onResponse(transaction, response, source);
+    if (!transaction.machine.isWaiting) transaction.settle();
     return true;
   }
 
   /** Makes a server transaction for a request that `absorb` did not know; null when full. */
   accept(request: SipMessage, source: Source, user: ServerUser | null): ServerTransaction | null {
-    if (this.isFull) return null;
-    const { timers } = this.#options;
-    const reliable = source.transport !== 'udp';
+    if (this.#servers.size >= this.#options.serverTransactionsMax) return null;
+    const how = this.#machineOptions(source);
+    const isInvite = request.method === 'INVITE';
     const transaction = new ServerTransaction({
-      key: request.key,
-      // Kept for 32 s: cut from the request, it would keep all of it.
+      // Kept for 32 s: cut from the request, they would keep all of it.
+      key: detach(request.key),
       mergeKey: request.toTag === '' ? detach(mergeKey(request)) : '',
       request,
       source,
       path: this.#sender.returnPath(request, source),
-      machine:
-        request.method === 'INVITE'
-          ? new InviteServerMachine({ timers, reliable })
-          : new NonInviteServerMachine({ timers, reliable }),
+      machine: isInvite ? new InviteServerMachine(how) : new NonInviteServerMachine(how),
       user,
       table: this,
     });
@@ -390,7 +409,7 @@ export class TransactionTable {
       this.#wheel.clear(transaction);
       this.#clients.delete(transaction.key);
     } else {
-      this.#wheel.set(transaction, transaction.machine.deadlineMs);
+      this.#watch(transaction);
     }
   }
 
@@ -406,8 +425,18 @@ export class TransactionTable {
       const { mergeKey: key } = transaction;
       if (key !== '' && this.#merge.get(key) === transaction) this.#merge.delete(key);
     } else {
-      this.#wheel.set(transaction, transaction.machine.deadlineMs);
+      this.#watch(transaction);
     }
+  }
+
+  #watch(transaction: ClientTransaction | ServerTransaction): void {
+    const { deadlineMs, isWaiting } = transaction.machine;
+    const grains = Math.ceil(deadlineMs / FORGET_GRAIN_MS);
+    this.#wheel.set(transaction, isWaiting ? deadlineMs : grains * FORGET_GRAIN_MS);
+  }
+
+  #machineOptions(peer: PeerAddress): MachineOptions {
+    return peer.transport === 'udp' ? this.#onDatagrams : this.#onStreams;
   }
 
   /** The ACK of a refusal: hop by hop, on the INVITE's own branch (RFC 3261 §17.1.1.3). */

@@ -10,15 +10,28 @@
 import { isIPv6 } from 'node:net';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import { type Log, redact } from '../core/log.ts';
-import { Connection, type ConnectionOptions, DEFAULT_CONNECTION } from './connection.ts';
-import { type FramerItem, StreamFramer } from './framing.ts';
-import type { SipLimits } from './limits.ts';
-import { type SipMessage, serializeResponse } from './message.ts';
+import { type Connection, DEFAULT_CONNECTION } from './connection.ts';
+import { Connections, type ConnectionsOptions } from './connections.ts';
+import type { FramerItem } from './framing.ts';
+import { DEFAULT_GATE, type DropReason, Gate, type GateOptions } from './gate.ts';
+import type { StreamLayers } from './layers.ts';
+import { DEFAULT_SIP_LIMITS, type SipLimits } from './limits.ts';
+import { responseTo, type SipMessage, serializeResponse } from './message.ts';
 import { type ParseFailure, type ParseResult, parseMessage } from './parser.ts';
-import type { ListenSpec, Local, PeerAddress, ReturnPath, SendOutcome, Source } from './peer.ts';
+import {
+  isSecure,
+  type ListenSpec,
+  type Local,
+  type PeerAddress,
+  type ReturnPath,
+  type SendOutcome,
+  type Source,
+  type TransportName,
+} from './peer.ts';
 import { refusalOf } from './refusal.ts';
-import type { DatagramSocket, Sockets, StreamListener, StreamSocket } from './sockets.ts';
-import { SourceLimit } from './source-limit.ts';
+import type { DatagramSocket, HandshakeFailure, Sockets, StreamListener } from './sockets.ts';
+import { stunAnswer } from './stun.ts';
+import { DEFAULT_TRUST, Trust, type TrustClass, type TrustOptions } from './trust.ts';
 import type { Wheel } from './wheel.ts';
 
 export type { ListenSpec, PeerAddress, TraceMessage } from './peer.ts';
@@ -26,42 +39,36 @@ export type { ListenSpec, PeerAddress, TraceMessage } from './peer.ts';
 export interface TransportUser {
   request(message: SipMessage, source: Source): void;
   response(message: SipMessage, source: Source): void;
+  /** Whether a message that nobody has parsed belongs to a dialog or transaction of ours. */
+  expects(text: string): boolean;
   /** Whether anybody looks at the trace: nothing is made for it otherwise. */
   readonly isTraced: boolean;
   traceIn(message: SipMessage, source: Source): void;
   traceOut(text: string, peer: PeerAddress, callId: string, isRepeated: boolean): void;
 }
 
-export interface TransportOptions {
-  readonly connection: ConnectionOptions;
-  readonly connectionsMax: number;
-  /** So many more may be open, for sources that are trusted: strangers cannot lock a trunk out. */
-  readonly trustedConnectionsReserve: number;
-  readonly connectionsPerSourceMax: number;
-  readonly connectionsPerSecondMax: number;
-  /** Requests of strangers that may be answered, per source. */
-  readonly strangersPerSecond: number;
-  readonly strangersBurst: number;
-  readonly strangersSourcesMax: number;
+export interface TransportOptions extends ConnectionsOptions, GateOptions, TrustOptions {
   /** Larger requests go by TCP when the peer's URI leaves the choice (RFC 3261 §18.1.1). */
   readonly datagramBytesMax: number;
 }
 
 export const DEFAULT_TRANSPORT: TransportOptions = {
+  ...DEFAULT_GATE,
+  ...DEFAULT_TRUST,
   connection: DEFAULT_CONNECTION,
   connectionsMax: 10_000,
   trustedConnectionsReserve: 1000,
   connectionsPerSourceMax: 100,
   connectionsPerSecondMax: 20,
-  strangersPerSecond: 50,
-  strangersBurst: 100,
-  strangersSourcesMax: 16_384,
+  failedHandshakesPerMinuteMax: 20,
   datagramBytesMax: 1300,
 };
 
 export interface TransportCounters {
   readonly malformed: { inc(): void };
   readonly limited: { inc(): void };
+  readonly dropped: { inc(labels: { reason: DropReason }): void };
+  readonly handshakes: { inc(labels: { reason: HandshakeFailure }): void };
 }
 
 interface UdpPort extends Local {
@@ -73,24 +80,26 @@ export class Transport {
   readonly #sockets: Sockets;
   readonly #wheel: Wheel;
   readonly #log: Log;
-  readonly #limits: SipLimits | undefined;
+  readonly #limits: SipLimits;
   readonly #user: TransportUser;
   readonly #counters: TransportCounters;
   readonly #toTag: string;
   readonly #allows: (address: string) => boolean;
   readonly #trusts: (address: string) => boolean;
+  readonly #isFlow: (peer: PeerAddress) => boolean;
   readonly #udp: UdpPort[] = [];
-  readonly #tcp: (Local & { listener: StreamListener })[] = [];
-  readonly #connections = new Map<string, Connection>();
-  readonly #perSource = new Map<string, number>();
-  readonly #strangers: SourceLimit;
-  readonly #newcomers: SourceLimit;
+  readonly #streams: (Local & { listener: StreamListener })[] = [];
+  readonly #layers: StreamLayers | null;
+  readonly #connections: Connections;
+  readonly #trust: Trust;
+  readonly #gate: Gate;
   malformedCount = 0;
   limitedCount = 0;
-  refusedConnectionCount = 0;
 
   constructor(options: {
     sockets: Sockets;
+    /** TLS and WebSocket; without it there is neither. */
+    layers?: StreamLayers;
     wheel: Wheel;
     log: Log;
     user: TransportUser;
@@ -100,6 +109,8 @@ export class Transport {
     allows: (address: string) => boolean;
     /** Known peers: no rate limits, and places that are kept for them. */
     trusts: (address: string) => boolean;
+    /** Phones that registered from there: their keep-alives are answered. */
+    isFlow?: (peer: PeerAddress) => boolean;
     limits?: SipLimits;
     transport: TransportOptions;
     counters: TransportCounters;
@@ -113,18 +124,31 @@ export class Transport {
     this.#toTag = options.toTag;
     this.#allows = options.allows;
     this.#trusts = options.trusts;
-    this.#limits = options.limits;
-    const { strangersPerSecond, strangersBurst, strangersSourcesMax } = options.transport;
-    const { connectionsPerSecondMax } = options.transport;
-    this.#strangers = new SourceLimit({
-      perSecond: strangersPerSecond,
-      burst: strangersBurst,
-      sourcesMax: strangersSourcesMax,
+    this.#isFlow = options.isFlow ?? (() => false);
+    this.#limits = options.limits ?? DEFAULT_SIP_LIMITS;
+    this.#trust = new Trust({
+      knows: options.trusts,
+      isFlow: this.#isFlow,
+      options: options.transport,
     });
-    this.#newcomers = new SourceLimit({
-      perSecond: connectionsPerSecondMax,
-      burst: connectionsPerSecondMax,
-      sourcesMax: strangersSourcesMax,
+    this.#gate = new Gate({
+      trust: this.#trust,
+      log: options.log,
+      options: options.transport,
+      expects: (text) => this.#user.expects(text),
+      onDrop: (reason) => this.#dropped(reason),
+    });
+    this.#layers = options.layers ?? null;
+    this.#connections = new Connections({
+      options: options.transport,
+      sockets: options.sockets,
+      layers: this.#layers,
+      wheel: options.wheel,
+      log: options.log,
+      limits: this.#limits,
+      trusts: options.trusts,
+      onItem: (connection, item) => this.#framed(connection, item),
+      onFailure: (reason) => this.#counters.handshakes.inc({ reason }),
     });
   }
 
@@ -133,11 +157,30 @@ export class Transport {
   }
 
   get locals(): readonly Local[] {
-    return [...this.#udp, ...this.#tcp];
+    return [...this.#udp, ...this.#streams];
   }
 
   get connectionCount(): number {
-    return this.#connections.size;
+    return this.#connections.count;
+  }
+
+  /** Connections that were refused for the number of them. */
+  get refusedConnectionCount(): number {
+    return this.#connections.refusedCount;
+  }
+
+  connectionCountOf(transport: TransportName): number {
+    return this.#connections.countOf(transport);
+  }
+
+  /** False when the files hold nothing of use: what was in force stays so. */
+  async reloadCertificates(): Promise<boolean> {
+    return (await this.#layers?.reloadCertificates()) ?? false;
+  }
+
+  /** Whether a connection to `peer` stands: to a WebSocket there is no other way. */
+  isConnected(peer: PeerAddress): boolean {
+    return this.#connections.find(peer) !== undefined;
   }
 
   /** Throws `LISTEN_FAILED`. */
@@ -147,27 +190,36 @@ export class Transport {
       if (spec.transport === 'udp') {
         const entry: Partial<UdpPort> = {};
         const socket = await this.#sockets.datagram(address, port, {
-          datagram: (data, from, fromPort) => this.#datagram(data, from, fromPort, entry as Local),
+          datagram: (text, from, fromPort) => this.#datagram(text, from, fromPort, entry as Local),
           failed: (problem) => this.#log.warn({ problem }, 'UDP socket error'),
         });
         const local = Object.assign(entry, this.#describe(spec, socket.port), { socket });
         this.#udp.push(local);
         return local;
       }
+      await this.#startLayer(spec.transport);
       const entry: Partial<Local> = {};
       const listener = await this.#sockets.listen(address, port, (socket) => {
-        this.#accept(socket, entry as Local);
+        this.#connections.accept(socket, entry as Local);
       });
       const local = Object.assign(entry, this.#describe(spec, listener.port), { listener });
-      this.#tcp.push(local);
+      this.#streams.push(local);
       return local;
     } catch (thrown) {
+      if (thrown instanceof GatewayError && thrown.code === 'CONFIG_BAD_VALUE') throw thrown;
       throw new GatewayError('LISTEN_FAILED', {
         address: `${spec.transport}://${isIPv6(address) ? `[${address}]` : address}:${port}`,
         key: 'sip.listen',
         problem: asGatewayError(thrown).message,
       });
     }
+  }
+
+  async #startLayer(transport: TransportName): Promise<void> {
+    if (transport === 'tcp') return;
+    if (this.#layers !== null) return await this.#layers.start(transport);
+    const problem = `${transport} is not available`;
+    throw new GatewayError('CONFIG_BAD_VALUE', { key: 'sip.listen', problem });
   }
 
   #describe(spec: ListenSpec, port: number): Local {
@@ -184,7 +236,9 @@ export class Transport {
    * address family, loopback to loopback. Throws `SIP_TRANSPORT` when there is none.
    */
   localFor(peer: PeerAddress): Local {
-    const local = this.#localFor(peer.transport, peer.address);
+    const { listener } = peer;
+    const given = listener && this.locals.find((one) => isListener(one, peer, listener));
+    const local = given ?? this.#localFor(peer.transport, peer.address);
     if (local !== undefined) return local;
     throw new GatewayError('SIP_TRANSPORT', {
       peer: peer.address,
@@ -193,13 +247,12 @@ export class Transport {
   }
 
   #localFor(transport: PeerAddress['transport'], address: string): Local | undefined {
-    const candidates: readonly Local[] =
-      transport === 'udp' ? this.#udp : transport === 'tcp' ? this.#tcp : [];
+    const candidates: readonly Local[] = transport === 'udp' ? this.#udp : this.#streams;
     const isV6 = isIPv6(address);
     const isNear = isLoopback(address);
     let other: Local | undefined;
     for (const local of candidates) {
-      if (isIPv6(local.address) !== isV6) continue;
+      if (local.transport !== transport || isIPv6(local.address) !== isV6) continue;
       if (isLoopback(local.address) === isNear) return local;
       other ??= local;
     }
@@ -207,7 +260,7 @@ export class Transport {
   }
 
   /** Whether requests to this address can be sent by `transport` at all. */
-  hasLocal(transport: 'udp' | 'tcp', address: string): boolean {
+  hasLocal(transport: TransportName, address: string): boolean {
     return this.#localFor(transport, address) !== undefined;
   }
 
@@ -217,10 +270,10 @@ export class Transport {
       this.#fail(outcome, 'the address is refused by policy');
     } else if (peer.transport === 'udp') {
       (local as UdpPort).socket.send(text, peer.port, peer.address);
-    } else if (peer.transport === 'tcp') {
-      this.#connectionTo(peer, local).send(text, outcome);
     } else {
-      this.#fail(outcome, `transport ${peer.transport} is not available`);
+      const connection = this.#connections.to(peer, local);
+      if (typeof connection === 'string') this.#fail(outcome, connection);
+      else connection.send(text, outcome);
     }
   }
 
@@ -234,18 +287,21 @@ export class Transport {
       path.connection.send(text, null);
       return;
     }
-    const { transport, address, sentByPort, local } = path;
+    const { transport, address, sentByPort, local, serverName = '' } = path;
     if (!this.#allows(address)) return;
-    this.#connectionTo({ transport, address, port: sentByPort }, local).send(text, null);
+    const peer = { transport, address, port: sentByPort, serverName };
+    const connection = this.#connections.to(peer, local);
+    if (typeof connection !== 'string') connection.send(text, null);
   }
 
   /** RFC 3261 §18.2.2 with RFC 3581 §4; the address is always the true one. */
   returnPath(message: SipMessage, source: Source): ReturnPath {
     const { transport, address, local, connection } = source;
-    const sentByPort = message.via.port ?? 5060;
+    const sentByPort = message.via.port ?? (isSecure(transport) ? 5061 : 5060);
     const symmetric = transport !== 'udp' || message.via.hasRport;
     const port = symmetric ? source.port : sentByPort;
-    return { transport, address, port, local, connection, sentByPort };
+    const path = { transport, address, port, local, connection, sentByPort };
+    return transport === 'tls' ? { ...path, serverName: message.via.host } : path;
   }
 
   /** For the trace; only to be called while `isTraced`. */
@@ -253,13 +309,28 @@ export class Transport {
     this.#user.traceOut(text, peer, callId, isRepeated);
   }
 
-  /** Whether a stranger at `address` may be answered now; known peers always. */
-  mayAnswer(address: string): boolean {
-    if (this.#trusts(address)) return true;
-    if (this.#strangers.take(address, this.#wheel.nowMs())) return true;
+  trustOf(peer: PeerAddress): TrustClass {
+    return this.#trust.classOf(peer, this.#wheel.nowMs());
+  }
+
+  /** A request from there was let in: its sender is no stranger for a while. */
+  proved(peer: PeerAddress): void {
+    this.#gate.proved(peer, this.#wheel.nowMs());
+  }
+
+  /** Strangers and flows that are remembered. */
+  get sourcesHeld(): number {
+    return this.#gate.size + this.#trust.size;
+  }
+
+  #admits(text: string, source: Source): boolean {
+    return this.#gate.admits(text, source, this.#wheel.nowMs());
+  }
+
+  #dropped(reason: DropReason): void {
     this.limitedCount += 1;
     this.#counters.limited.inc();
-    return false;
+    this.#counters.dropped.inc({ reason });
   }
 
   /**
@@ -279,24 +350,32 @@ export class Transport {
   async close(): Promise<void> {
     const closing = [
       ...this.#udp.map(({ socket }) => socket.close()),
-      ...this.#tcp.map(({ listener }) => listener.close()),
+      ...this.#streams.map(({ listener }) => listener.close()),
     ];
-    for (const connection of [...this.#connections.values()]) connection.close('closing down');
+    this.#connections.close();
     await Promise.all(closing);
+    await this.#layers?.close();
   }
 
   #fail(outcome: SendOutcome | null, problem: string): void {
     if (outcome !== null) queueMicrotask(() => outcome.sendFailed(problem));
   }
 
-  #datagram(data: Buffer, address: string, port: number, local: Local): void {
-    if (isKeepAlive(data)) return; // RFC 5626 §3.5.1 knows CRLF pings on streams only
+  #datagram(text: string, address: string, port: number, local: Local): void {
+    if (isKeepAlive(text)) return; // RFC 5626 §3.5.1 knows CRLF pings on streams only
     const source: Source = { transport: 'udp', address, port, local, connection: null };
-    this.#received(parseMessage(data, this.#parseOptions(false)), source, data.length);
+    const pong = stunAnswer(text, address, port);
+    if (pong !== null) {
+      // Larger than what it answers: only who has proven to be there gets one.
+      if (this.#isFlow(source)) (local as UdpPort).socket.send(pong, port, address);
+      return;
+    }
+    if (!this.#admits(text, source)) return;
+    this.#received(this.#parse(text, false), source, text.length);
   }
 
-  #parseOptions(stream: boolean): { stream: boolean; limits?: SipLimits } {
-    return this.#limits === undefined ? { stream } : { stream, limits: this.#limits };
+  #parse(text: string, stream: boolean): ParseResult {
+    return parseMessage(text, { stream, limits: this.#limits });
   }
 
   #received(result: ParseResult, source: Source, bytes: number): void {
@@ -320,7 +399,6 @@ export class Transport {
     this.#log.debug({ peer: redact(source.address, 7), problem }, 'malformed message');
     const { kind, reply } = failed;
     if (kind !== 'malformed' || reply === null || failed.isResponse || failed.isAck) return;
-    if (!this.mayAnswer(source.address)) return;
     const refusal = refusalOf(failed, this.#toTag);
     if (refusal === null) return;
     const { transport, address, local, connection } = source;
@@ -336,84 +414,57 @@ export class Transport {
     this.respond(text, path);
   }
 
-  #accept(socket: StreamSocket, local: Local): void {
-    const { connectionsMax, connectionsPerSourceMax, trustedConnectionsReserve } = this.options;
-    const from = socket.remoteAddress;
-    const isTrusted = this.#trusts(from);
-    const isWelcome = isTrusted
-      ? this.#connections.size < connectionsMax + trustedConnectionsReserve
-      : this.#connections.size < connectionsMax &&
-        (this.#perSource.get(from) ?? 0) < connectionsPerSourceMax &&
-        this.#newcomers.take(from, this.#wheel.nowMs());
-    if (!isWelcome) {
-      this.refusedConnectionCount += 1;
-      socket.listen(DISCARD);
-      socket.destroy();
-      return;
-    }
-    this.#adopt(socket, local, { isInbound: true, isTrusted });
-  }
-
-  #connectionTo(peer: PeerAddress, local: Local): Connection {
-    const known = this.#connections.get(`${peer.address}|${peer.port}`);
-    if (known !== undefined) return known;
-    const isWildcard = local.address === '0.0.0.0' || local.address === '::';
-    const socket = this.#sockets.connect({
-      address: peer.address,
-      port: peer.port,
-      ...(isWildcard ? {} : { localAddress: local.address }),
-    });
-    return this.#adopt(socket, local, { isInbound: false, isTrusted: false });
-  }
-
-  #adopt(
-    socket: StreamSocket,
-    local: Local,
-    how: { isInbound: boolean; isTrusted: boolean },
-  ): Connection {
-    const connection = new Connection({
-      socket,
-      local,
-      ...how,
-      owner: this,
-      framer: new StreamFramer(this.#limits === undefined ? {} : { limits: this.#limits }),
-      wheel: this.#wheel,
-      limits: this.options.connection,
-    });
-    this.#connections.set(`${connection.address}|${connection.port}`, connection);
-    if (how.isInbound) {
-      this.#perSource.set(connection.address, (this.#perSource.get(connection.address) ?? 0) + 1);
-    }
-    return connection;
-  }
-
-  /** A connection's report; not for others. */
-  framed(connection: Connection, item: FramerItem): void {
+  #framed(connection: Connection, item: FramerItem): void {
     if (item.kind === 'ping') {
       connection.pong();
       return;
     }
-    const { address, port, local } = connection;
-    const source: Source = { transport: 'tcp', address, port, local, connection };
+    const { transport, address, port, local, certificateNames } = connection;
+    const isStream = transport === 'tcp' || transport === 'tls';
+    const common: Source = { transport, address, port, local, connection };
+    const source = isSecure(transport) ? { ...common, certificateNames } : common;
+    const isAdmitted = this.#admits(item.kind === 'message' ? item.text : item.partial, source);
     if (item.kind === 'message') {
-      this.#received(parseMessage(item.data, this.#parseOptions(true)), source, item.data.length);
+      if (!isAdmitted) return;
+      const result = this.#parse(item.text, isStream);
+      if (result.ok && transport === 'tls') this.#learn(connection, result.message);
+      this.#received(result, source, item.text.length);
       return;
     }
     // Where the next message starts can no longer be known: answer if that is possible, and close.
-    const result = parseMessage(item.partial, this.#parseOptions(true));
-    const failed = result.ok ? { ...NO_REPLY, error: item.error } : result;
-    this.#malformed(failed, source, item.partial.length);
+    if (isAdmitted) this.#unframed(item, source, isStream);
     connection.end();
   }
 
-  /** A connection's report; not for others. */
-  closed(connection: Connection): void {
-    const key = `${connection.address}|${connection.port}`;
-    if (this.#connections.get(key) === connection) this.#connections.delete(key);
-    if (!connection.isInbound) return;
-    const left = (this.#perSource.get(connection.address) ?? 1) - 1;
-    if (left > 0) this.#perSource.set(connection.address, left);
-    else this.#perSource.delete(connection.address);
+  /** RFC 5923: what this TLS peer is reached by from now on. */
+  #learn(connection: Connection, message: SipMessage): void {
+    this.#connections.proven(connection);
+    const hasProof = connection.isInbound && connection.certificateNames.length > 0;
+    if (hasProof && message.isRequest && message.via.params.has('alias')) {
+      this.#connections.alias(connection, message.via);
+    }
+  }
+
+  #unframed(
+    item: Extract<FramerItem, { kind: 'broken' }>,
+    source: Source,
+    isStream: boolean,
+  ): void {
+    const result = this.#parse(item.partial, isStream);
+    if (result.ok) this.#refuseUnframed(result.message, source, item.error);
+    else this.#malformed(result, source, item.partial.length);
+  }
+
+  /** A message that reads well by itself, and not with what came along with it. */
+  #refuseUnframed(message: SipMessage, source: Source, error: GatewayError): void {
+    this.malformedCount += 1;
+    this.#counters.malformed.inc();
+    const problem = error.message;
+    this.#log.debug({ peer: redact(source.address, 7), problem }, 'malformed message');
+    if (!message.isRequest || message.method === 'ACK') return;
+    message.receivedFrom(source.address, source.port);
+    const refusal = responseTo(message, error.row.sip, { toTag: this.#toTag });
+    this.respond(serializeResponse(refusal), this.returnPath(message, source));
   }
 }
 
@@ -423,23 +474,22 @@ const AMPLIFICATION_MAX = 2;
 /** The port of a sent-by, in a Via that may be malformed elsewhere. */
 const VIA_PORT = /^\s*SIP\s*\/\s*2\.0\s*\/\s*\S+\s+(?:\[[^\]]*\]|[^\s:;,]+)\s*:\s*(\d{1,5})\b/i;
 
-const NO_REPLY = {
-  ok: false,
-  kind: 'malformed',
-  reply: null,
-  isResponse: false,
-  isAck: false,
-} as const;
-
-const DISCARD = { opened: () => {}, data: () => {}, closed: () => {} };
+function isListener(
+  local: Local,
+  { transport }: PeerAddress,
+  { address, port }: NonNullable<PeerAddress['listener']>,
+): boolean {
+  return local.transport === transport && local.address === address && local.port === port;
+}
 
 function isLoopback(address: string): boolean {
   return address.startsWith('127.') || address === '::1';
 }
 
-function isKeepAlive(data: Buffer): boolean {
-  for (let i = 0; i < data.length; i += 1) {
-    if (data[i] !== 13 && data[i] !== 10) return i === 4 && data.length < 4;
+function isKeepAlive(text: string): boolean {
+  for (let i = 0; i < text.length; i += 1) {
+    const c = text.charCodeAt(i);
+    if (c !== 13 && c !== 10) return false;
   }
   return true;
 }

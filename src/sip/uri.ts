@@ -59,17 +59,23 @@ export function uriError(problem: string, text: string): GatewayError {
 
 function uriFromScan(text: string, start: number): SipUri {
   const scheme = text.slice(start, text.indexOf(':', start)).toLowerCase() as SipUri['scheme'];
-  const { userStart, userEnd, passwordEnd, hostStart, hostEnd, port, headersStart } = scan;
-  const bracket = text.charCodeAt(hostStart) === 91 ? 1 : 0;
+  const { userStart, userEnd, passwordEnd, port, headersStart } = scan;
   return {
     scheme,
     user: userEnd < 0 ? '' : text.slice(userStart, userEnd),
     password: passwordEnd > userEnd ? text.slice(userEnd + 1, passwordEnd) : undefined,
-    host: text.slice(hostStart + bracket, hostEnd - bracket),
+    host: scannedHost(text),
     port: port === 0 ? undefined : port,
     params: uriParams(text.slice(scan.paramsStart, scan.paramsEnd)),
     headers: headersStart < 0 ? '' : text.slice(headersStart),
   };
+}
+
+/** The host that the last scan of `text` found, without brackets around IPv6. */
+export function scannedHost(text: string): string {
+  const { hostStart, hostEnd } = scan;
+  const bracket = text.charCodeAt(hostStart) === 91 ? 1 : 0;
+  return text.slice(hostStart + bracket, hostEnd - bracket);
 }
 
 const NO_PARAMS: ReadonlyMap<string, string | undefined> = new Map();
@@ -119,4 +125,41 @@ export function parseNameAddr(text: string): NameAddr {
   const known = scanUri(uriText, 0, uriText.length, DEFAULT_URI_LIMITS) === '';
   const uri = known ? uriFromScan(uriText, 0) : null;
   return { display, uri, uriText, params };
+}
+
+/** A telephone number as a URI says it: visual separators are gone, a leading plus is kept. */
+export interface Telephone {
+  readonly number: string;
+  /** Where a local number is known: `+49`, or a domain; '' for a global one, or when unsaid. */
+  readonly context: string;
+  /** Of the number, lower case: `ext`, `isub`, `postd`, `rn`, `npdi`, …; `phone-context` is out. */
+  readonly params: ReadonlyMap<string, string | undefined>;
+}
+
+/**
+ * The number of a tel: URI (RFC 3966), or of a sip: URI that holds one in its user part (RFC 3261
+ * §19.1.6); null when there is none. Without `user=phone` a user part is a number only when it
+ * reads as one: names with dots and dashes are names.
+ */
+export function telephoneOf(uri: SipUri): Telephone | null {
+  if (uri.scheme === 'tel') return telephone(uri.user, uri.params);
+  const [digits = '', ...rest] = uri.user.split(';');
+  const isPhone = uri.params.get('user')?.toLowerCase() === 'phone';
+  const written = digits.replace(/%2b/i, '+').replace(/%23/g, '#');
+  if (!(isPhone ? /[\d*#]/ : /^(?:\+[\d().-]+|[\d*#]+)$/).test(written)) return null;
+  const params = rest.length === 0 ? NO_PARAMS : uriParams(`;${rest.join(';')}`);
+  return telephone(written, params);
+}
+
+function telephone(
+  written: string,
+  given: ReadonlyMap<string, string | undefined>,
+): Telephone | null {
+  const number = written.replace(/[-.()]/g, '');
+  if (!/^(?:\+\d+|[\dA-Fa-f*#]+)$/.test(number)) return null;
+  const context = number.startsWith('+') ? '' : (given.get('phone-context') ?? '');
+  if (!given.has('phone-context')) return { number, context, params: given };
+  const params = new Map(given);
+  params.delete('phone-context');
+  return { number, context, params };
 }

@@ -18,7 +18,14 @@ import {
   type SipUri,
   serializeRequest,
 } from './message.ts';
-import type { Hop, Local, PeerAddress, Source } from './peer.ts';
+import {
+  type Hop,
+  isSecure,
+  type Local,
+  type PeerAddress,
+  type SendOutcome,
+  type Source,
+} from './peer.ts';
 import { ADDRESS_REFUSED, isPrivate, type Resolver, type Target } from './resolver.ts';
 import type {
   ClientTransaction,
@@ -30,7 +37,10 @@ import type { Transport } from './transport.ts';
 import type { Wheel } from './wheel.ts';
 
 /** Methods that are carried out. Others that are known get 405, and 501 is for the rest. */
-export const ALLOW = 'INVITE, ACK, BYE, CANCEL, OPTIONS, INFO';
+export const ALLOW_FIELD: HeaderField = [
+  'Allow',
+  'INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE',
+];
 
 export interface HopUser {
   onHop(hop: Hop): void;
@@ -46,6 +56,9 @@ export class UserAgent {
   readonly transport: Transport;
   readonly transactions: TransactionTable;
   readonly resolver: Resolver;
+  /** Our name, on requests and on responses. */
+  readonly #userAgent: HeaderField;
+  readonly #server: HeaderField;
 
   constructor(parts: {
     clock: Clock;
@@ -65,6 +78,8 @@ export class UserAgent {
     this.transport = parts.transport;
     this.transactions = parts.transactions;
     this.resolver = parts.resolver;
+    this.#userAgent = ['User-Agent', parts.name];
+    this.#server = ['Server', parts.name];
   }
 
   newTag(): string {
@@ -76,14 +91,17 @@ export class UserAgent {
   }
 
   via(local: Local, branch: string): string {
-    return `SIP/2.0/${local.transport.toUpperCase()} ${local.sentBy};branch=${branch};rport`;
+    // RFC 5923 §5: what we open may be used by the peer as well.
+    const alias = local.transport === 'tls' ? ';alias' : '';
+    return `SIP/2.0/${local.transport.toUpperCase()} ${local.sentBy};branch=${branch};rport${alias}`;
   }
 
   /** The Contact we give to a peer that is reached from `local`. */
   contact(local: Local): string {
-    return local.transport === 'udp'
-      ? `<sip:${local.sentBy}>`
-      : `<sip:${local.sentBy};transport=${local.transport}>`;
+    if (local.transport === 'udp') return `<sip:${local.sentBy}>`;
+    // RFC 7118 §5.2.3: a URI says ws of both; on TLS or not is not its to say.
+    const transport = local.transport === 'wss' ? 'ws' : local.transport;
+    return `<sip:${local.sentBy};transport=${transport}>`;
   }
 
   /** Starts a client transaction; `request` comes without its Via. Throws `OVERLOADED`. */
@@ -97,6 +115,19 @@ export class UserAgent {
       local: hop.local,
       user,
     });
+  }
+
+  /** What a response says of its sender's health: later requests go elsewhere first or not. */
+  heard(peer: PeerAddress, response: SipMessage): void {
+    const seconds = response.status === 503 ? response.header('Retry-After') : undefined;
+    // RFC 3261 §21.5.4: without that field 503 says nothing of later requests.
+    if (seconds === undefined) this.resolver.answered(peer);
+    else this.resolver.refused(peer, 1000 * Number(/^\s*(\d{1,6})/.exec(seconds)?.[1] ?? 0));
+  }
+
+  /** Not a word came back, or nothing could be sent. */
+  unheard(peer: PeerAddress): void {
+    this.resolver.failed(peer);
   }
 
   /** CANCEL goes on the branch of its INVITE (§9.1). */
@@ -123,9 +154,15 @@ export class UserAgent {
   }
 
   /** Sends what `acknowledgement` made, the first time or again. */
-  acknowledge(text: string, hop: Hop, callId: string, isRepeated: boolean): void {
+  acknowledge(
+    text: string,
+    hop: Hop,
+    callId: string,
+    isRepeated: boolean,
+    outcome: SendOutcome | null = null,
+  ): void {
     if (this.transport.isTraced) this.transport.traceOut(text, hop.peer, callId, isRepeated);
-    this.transport.send(text, hop.peer, hop.local, null);
+    this.transport.send(text, hop.peer, hop.local, outcome);
   }
 
   /** The ACK of a 2xx whose own ACK is not kept any more. */
@@ -142,8 +179,9 @@ export class UserAgent {
   /** Answers; says nothing where a final answer went out already. */
   answer(transaction: ServerTransaction, status: number, options: ResponseOptions = {}): void {
     if (!transaction.isOpen) return;
-    const fields: HeaderField[] = [['Server', this.name], ...(options.headers ?? [])];
-    transaction.respond(responseTo(transaction.request, status, { ...options, headers: fields }));
+    const response = responseTo(transaction.request, status, options);
+    response.headers.push(this.#server);
+    transaction.respond(response);
   }
 
   /** Answers and forgets: the same request gets the same answer again (§8.2.7). */
@@ -157,9 +195,9 @@ export class UserAgent {
     const given = options.headers ?? [];
     // DEVIATES: RFC 3261 §8.2.1 and §11.2 want Allow and more. Of a source that may be forged they
     // would make the answer a weapon, and tell a scanner what we are.
-    const headers: readonly HeaderField[] = Number.isFinite(bytesMax)
+    const headers = Number.isFinite(bytesMax)
       ? given.filter(([name]) => !DESCRIPTIVE.has(name))
-      : [['Server', this.name], ...given];
+      : [...given, this.#server];
     const response = responseTo(request, status, { ...options, headers });
     this.transactions.respondStateless(request, source, response, bytesMax);
   }
@@ -171,13 +209,15 @@ export class UserAgent {
   hopsTo(targets: readonly Target[], bytes: number): Hop[] {
     const isLarge = bytes + OWN_FIELDS_BYTES > this.transport.options.datagramBytesMax;
     const hops: Hop[] = [];
-    for (const { transport, address, port, eitherTransport } of this.#allowed(targets)) {
+    for (const target of this.#reachable(targets)) {
+      const { transport, address, port, serverName, eitherTransport } = target;
       if (isLarge && eitherTransport && this.transport.hasLocal('tcp', address)) {
         const peer: PeerAddress = { transport: 'tcp', address, port };
         hops.push({ peer, local: this.transport.localFor(peer) });
       }
-      const peer = { transport, address, port };
-      hops.push({ peer, local: this.transport.localFor(peer) });
+      const name = serverName === undefined ? {} : { serverName };
+      const peer = { transport, address, port, ...name };
+      hops.push({ peer, local: this.transport.localFor(target) });
     }
     return hops;
   }
@@ -192,6 +232,11 @@ export class UserAgent {
     try {
       const uri = dialog.nextHop();
       const way = dialog.routeSet.length === 0 ? near : null;
+      if (way !== null && this.#stands(way, uri)) {
+        const { transport, address, port, local } = way;
+        user.onHop({ peer: { transport, address, port }, local });
+        return;
+      }
       const targets = this.resolver.literal(uri);
       if (targets === null) {
         void this.#resolve(uri, { better: way, back: near }, user);
@@ -203,6 +248,16 @@ export class UserAgent {
       return;
     }
     user.onHop(hop);
+  }
+
+  /**
+   * The peer's own connection needs no name looked up; a WebSocket client's leads nowhere anyway
+   * (RFC 7118 §5.1). What is sips does not go on in the clear.
+   */
+  #stands(near: Source, uri: SipUri): boolean {
+    if (near.connection === null || near.connection.isClosed) return false;
+    if (uri.scheme === 'sips' && !isSecure(near.transport)) return false;
+    return this.transport.allows(near.address);
   }
 
   async #resolve(
@@ -240,19 +295,40 @@ export class UserAgent {
     throw new GatewayError('SIP_TRANSPORT', { peer, problem: ADDRESS_REFUSED });
   }
 
-  /** `near` instead of the target, where it is better than what the peer's Contact says. */
+  /**
+   * Of a name's addresses those that a listener of ours can send to. Never empty: where there is
+   * none, the first says why.
+   */
+  #reachable(targets: readonly Target[]): readonly Target[] {
+    const allowed = this.#allowed(targets);
+    const usable = allowed.filter(({ transport, address, listener }) => {
+      return listener !== undefined || this.transport.hasLocal(transport, address);
+    });
+    return usable.length > 0 ? usable : allowed.slice(0, 1);
+  }
+
+  /**
+   * The first of the targets, and after it the others; `near` instead, where that is better than
+   * what the peer's Contact says.
+   */
   #hop(targets: readonly Target[], near: Source | null): Hop {
-    const [peer] = this.#allowed(targets) as readonly [Target];
-    if (near !== null && isBetterWay(near, peer)) {
+    let hop: Hop | undefined;
+    for (const peer of this.#reachable(targets).toReversed()) {
+      const local = this.transport.localFor(peer);
+      hop = hop === undefined ? { peer, local } : { peer, local, next: hop };
+    }
+    const first = hop as Hop;
+    if (near !== null && isBetterWay(near, first.peer)) {
       const { transport, address, port, local } = near;
       return { peer: { transport, address, port }, local };
     }
-    return { peer, local: this.transport.localFor(peer) };
+    return first;
   }
 
   #withVia(request: OutgoingRequest, local: Local, branch: string): OutgoingRequest {
+    const { method, uri, body } = request;
     const via: HeaderField = ['Via', this.via(local, branch)];
-    return { ...request, headers: [via, ...request.headers, ['User-Agent', this.name]] };
+    return { method, uri, headers: [via, ...request.headers, this.#userAgent], body };
   }
 }
 
@@ -262,6 +338,7 @@ const OWN_FIELDS_BYTES = 600;
 /** Fields of answers that say what we can do, and ask for nothing. */
 const DESCRIPTIVE = new Set([
   ...['Allow', 'Accept', 'Accept-Encoding', 'Accept-Language', 'Supported'],
+  ...['Allow-Events', 'Recv-Info'],
 ]);
 
 /** RFC 3261 §9.1: what CANCEL has in common with its INVITE; CSeq is made anew. */

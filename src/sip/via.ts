@@ -79,13 +79,15 @@ export class TopVia implements Via {
   }
 
   stamp(address: string, port: number): void {
-    const parts = splitOutside(this.#tail, ';', []);
-    let tail = '';
+    let tail = this.#tail;
     let hasRport = false;
-    for (const part of parts) {
-      const name = paramName(part);
-      if (name === 'rport') hasRport = true;
-      if (name !== 'rport' && name !== 'received' && part !== '') tail += `;${part}`;
+    if (CLAIM.test(tail)) {
+      tail = '';
+      for (const part of splitOutside(this.#tail, ';', [])) {
+        const name = paramName(part);
+        if (name === 'rport') hasRport = true;
+        if (name !== 'rport' && name !== 'received' && part !== '') tail += `;${part}`;
+      }
     }
     if (hasRport) tail += `;rport=${port}`;
     if (hasRport || this.host.toLowerCase() !== address) tail += `;received=${address}`;
@@ -93,6 +95,19 @@ export class TopVia implements Via {
     this.#stamp = tail;
   }
 }
+
+/** What a sender may have written there that is ours to write. */
+const CLAIM = /r(?:port|eceived)/i;
+
+/** Of a message in which none was found. */
+export const NO_VIA = new TopVia({
+  transport: '',
+  host: '',
+  port: undefined,
+  branch: '',
+  head: '',
+  tail: '',
+});
 
 function paramName(part: string): string {
   const equals = part.indexOf('=');
