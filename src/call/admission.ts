@@ -21,6 +21,8 @@ export interface Refusal {
 export interface Admission {
   /** Null admits; each admitted call is told once to `ended`. */
   admit(request: AdmissionRequest): Refusal | null;
+  /** What `admit` would say now, counting nothing. */
+  look(request: AdmissionRequest): Refusal | null;
   /** Counts a call brought back from the journal, which asks nobody. */
   restored(accountSid: AccountSid): void;
   ended(accountSid: AccountSid): void;
@@ -94,6 +96,18 @@ export class BoundedAdmission implements Admission {
   }
 
   admit(request: AdmissionRequest): Refusal | null {
+    const refusal = this.look(request);
+    if (refusal !== null) return refusal;
+    const nowMs = this.#options.clock.monotonicMs();
+    const account = this.#account(request.accountSid);
+    account.rate.take(nowMs);
+    this.#rate.take(nowMs);
+    this.#live += 1;
+    account.live += 1;
+    return null;
+  }
+
+  look(request: AdmissionRequest): Refusal | null {
     const options = this.#options;
     // A call that runs may still dial: a drain ends no call and changes no document's meaning.
     const isNew = request.direction !== 'outbound-dial';
@@ -104,10 +118,6 @@ export class BoundedAdmission implements Admission {
     const nowMs = options.clock.monotonicMs();
     if (!account.rate.isOpen(nowMs)) return overloaded('calls per second of the account');
     if (!this.#rate.isOpen(nowMs)) return overloaded('calls per second');
-    account.rate.take(nowMs);
-    this.#rate.take(nowMs);
-    this.#live += 1;
-    account.live += 1;
     return null;
   }
 

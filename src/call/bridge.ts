@@ -10,7 +10,7 @@ import { EventEmitter } from 'node:events';
 import type { ErrorCode } from '../core/errors.ts';
 import type { Call } from './call.ts';
 import type { CallEnd } from './call-record.ts';
-import type { LegEvent } from './leg.ts';
+import type { LegCommand, LegEvent } from './leg.ts';
 
 export interface BridgeEvents {
   /** Both legs are joined. */
@@ -30,12 +30,17 @@ interface Side {
 export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #a: Side;
   readonly #b: Side;
+  readonly isEarly: boolean;
   #isAnnounced = false;
   #isOver = false;
 
-  /** Both calls must be answered: their ports are what is joined. */
-  constructor(options: { a: Call; b: Call }) {
+  /**
+   * Both calls must have their ports, which are what is joined: they are answered, or `isEarly`,
+   * which makes the callee heard before that and says of neither call that it talks to the other.
+   */
+  constructor(options: { a: Call; b: Call; isEarly?: boolean }) {
     super();
+    this.isEarly = options.isEarly ?? false;
     this.#a = { call: options.a, commandId: '', isJoined: false };
     this.#b = { call: options.b, commandId: '', isJoined: false };
     for (const side of [this.#a, this.#b]) {
@@ -57,16 +62,24 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   /** Parts the two; both calls go on. Idempotent. */
   close(): void {
     if (this.#isOver) return;
-    for (const side of [this.#a, this.#b]) part(side);
+    part(this.#a, this.#b);
+    part(this.#b, this.#a);
     this.#end(null);
+  }
+
+  /** Leaves the two as they are: another bridge is theirs now. */
+  leave(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#stopListening();
   }
 
   #joinSide(side: Side, other: Side): void {
     const peer = other.call.record.port;
     if (peer === null || this.#isOver) return;
     side.isJoined = false;
-    side.commandId = `b.${other.call.sid}.${peer.worker}.${peer.handle}`;
-    side.call.setBridgedTo(other.call.sid);
+    side.commandId = `${this.isEarly ? 'e' : 'b'}.${other.call.sid}.${peer.worker}.${peer.handle}`;
+    if (!this.isEarly) side.call.relate({ bridgedTo: other.call.sid });
     side.call.send({
       id: side.commandId,
       kind: 'bridge',
@@ -89,6 +102,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         this.#isAnnounced = true;
         this.emit('joined');
         break;
+      case 'info':
+        // RFC 6086: end to end, as far as policy lets it pass.
+        if (this.isJoined) other.call.send(passedOn(event));
+        break;
       case 'commandFailed':
         if (event.id !== side.commandId || this.#isOver) return;
         this.#end(null, event.code);
@@ -101,25 +118,42 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   #end(endedBy: Call | null, failure: ErrorCode | null = null): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#a.call.off('leg', this.#onLegA);
-    this.#b.call.off('leg', this.#onLegB);
-    this.#a.call.off('ended', this.#onEndA);
-    this.#b.call.off('ended', this.#onEndB);
-    for (const { call } of [this.#a, this.#b]) if (call.isLive) call.setBridgedTo(null);
+    this.#stopListening();
     if (endedBy !== null) this.#release(endedBy);
+    this.#forget(this.#a, this.#b);
+    this.#forget(this.#b, this.#a);
     if (failure !== null) this.emit('failed', failure);
     this.emit('ended', endedBy);
   }
 
+  #stopListening(): void {
+    this.#a.call.off('leg', this.#onLegA);
+    this.#b.call.off('leg', this.#onLegB);
+    this.#a.call.off('ended', this.#onEndA);
+    this.#b.call.off('ended', this.#onEndB);
+  }
+
   /** The one that stays must not be joined to a port that is gone. */
   #release(gone: Call): void {
-    part(gone === this.#a.call ? this.#b : this.#a);
+    if (gone === this.#a.call) part(this.#b, this.#a);
+    else part(this.#a, this.#b);
+  }
+
+  #forget({ call }: Side, other: Side): void {
+    if (call.isLive && call.record.bridgedTo === other.call.sid) call.relate({ bridgedTo: null });
   }
 }
 
-/** A leg that is ending lets go by itself. */
-function part(side: Side): void {
+function passedOn(info: Extract<LegEvent, { kind: 'info' }>): LegCommand {
+  const { legId, seq, contentType, body } = info;
+  const id = `info.${legId}.${seq}`;
+  return { id, kind: 'sendInfo', package: info.package, contentType, body };
+}
+
+/** A leg that is ending lets go by itself; one that was joined with another since stays so. */
+function part(side: Side, other: Side): void {
   const { isLive, record } = side.call;
   if (!isLive || record.endingCode !== null || side.commandId === '') return;
+  if (record.bridgedTo !== null && record.bridgedTo !== other.call.sid) return;
   side.call.send({ id: `${side.commandId}.end`, kind: 'unbridge' });
 }

@@ -4,10 +4,11 @@
  * it; the state machine is `call.ts`.
  */
 import type { ErrorCode, Fault } from '../core/errors.ts';
-import type { AccountSid, ApplicationSid, CallSid, TrunkSid } from '../core/sid.ts';
+import type { AccountSid, ApplicationSid, CallSid, NumberSid, TrunkSid } from '../core/sid.ts';
 import type { PortStats } from '../media/binding.ts';
 import type { PortRef } from '../media/port.ts';
 import { type LegEnded, type LegEvent, type LegId, legIdOf, type SipHeaders } from './leg.ts';
+import type { PartyFacts } from './party-facts.ts';
 
 export type CallDirection = 'inbound' | 'outbound-api' | 'outbound-dial';
 
@@ -51,6 +52,10 @@ export interface CallSipInfo {
   readonly sourceAddress: string;
   /** Inbound: of the INVITE. Outbound: of the answer, once there. */
   readonly headers: SipHeaders;
+  /** Inbound: what its INVITE says of the caller, as far as the trunk is believed. */
+  readonly party?: PartyFacts;
+  /** Inbound, where its trunk asks: what the caller's signature is worth, as apps are told. */
+  readonly stir?: Readonly<Record<string, string>>;
   /** Max-Forwards of its INVITE; what it dials has one less. Absent: 70 (RFC 3261 §16.6). */
   readonly maxForwards?: number;
 }
@@ -83,6 +88,8 @@ export interface CallRecord {
   readonly callerName: string;
   readonly forwardedFrom: string;
   readonly trunkSid: TrunkSid | null;
+  /** Of the account's number that was called, or that calls; absent or null: none of its own. */
+  readonly phoneNumberSid?: NumberSid | null;
   readonly application: CallApplication | null;
   /** Who is told of its status changes. */
   readonly statusCallback: StatusCallback | null;
@@ -92,6 +99,8 @@ export interface CallRecord {
   /** Number of status changes so far: SequenceNumber of status callbacks. */
   readonly statusNo: number;
   readonly createdAtMs: number;
+  /** When an outgoing call was sent on its way; absent or null before that. */
+  readonly placedAtMs?: number | null;
   readonly ringingAtMs: number | null;
   readonly answeredAtMs: number | null;
   readonly endedAtMs: number | null;
@@ -103,6 +112,10 @@ export interface CallRecord {
   readonly port: PortRef | null;
   readonly onHold: boolean;
   readonly bridgedTo: CallSid | null;
+  /** Whom its REFER asked to join with its partner: it has only the outcome to wait for. */
+  readonly transferredTo: CallSid | null;
+  /** Joined by a transfer, and run by nobody: it ends when that call does. */
+  readonly endsWith: CallSid | null;
   /** Why we are hanging up, when we are: decides the status once the leg has ended. */
   readonly endingCode: ErrorCode | null;
   readonly end: CallEnd | null;
@@ -136,6 +149,19 @@ export function finalStatus(record: CallRecord, code: ErrorCode, ended: LegEnded
   }
 }
 
+/**
+ * A caller who waited for others and was never answered: he is refused as they refused. One whose
+ * document just ended was taken, and is over: an empty document is a `<Hangup>`.
+ */
+export function wasInVain({ answeredAtMs, childSids }: CallRecord): boolean {
+  return answeredAtMs === null && childSids.length > 0;
+}
+
+/** Whether its join is with that leg: it may have been parted from one and joined with another. */
+export function isJoinedBy({ bridgedTo }: CallRecord, peerLegId: LegId): boolean {
+  return bridgedTo !== null && (peerLegId === '' || legIdOf(bridgedTo) === peerLegId);
+}
+
 /** One short word about an event for the history; keys pressed are not written down. */
 export function detailOf(event: LegEvent): string {
   switch (event.kind) {
@@ -149,6 +175,8 @@ export function detailOf(event: LegEvent): string {
       return `${event.code} ${event.sipStatus} ${event.reason}`;
     case 'ringing':
       return String(event.sipStatus);
+    case 'referProgress':
+      return `${event.sipStatus} ${event.notifiedStatus}`;
     default:
       return '';
   }
@@ -175,12 +203,14 @@ export function newCallRecord(
     callerName: options.callerName ?? '',
     forwardedFrom: options.forwardedFrom ?? '',
     trunkSid: options.trunkSid ?? null,
+    phoneNumberSid: options.phoneNumberSid ?? null,
     application: options.application ?? null,
     statusCallback: options.statusCallback ?? null,
     sendDigits: options.sendDigits ?? null,
     status: options.status,
     statusNo: options.statusNo ?? 0,
     createdAtMs: options.createdAtMs,
+    placedAtMs: options.placedAtMs ?? null,
     ringingAtMs: options.ringingAtMs ?? null,
     answeredAtMs: options.answeredAtMs ?? null,
     endedAtMs: options.endedAtMs ?? null,
@@ -191,6 +221,8 @@ export function newCallRecord(
     port: options.port ?? null,
     onHold: options.onHold ?? false,
     bridgedTo: options.bridgedTo ?? null,
+    transferredTo: options.transferredTo ?? null,
+    endsWith: options.endsWith ?? null,
     endingCode: options.endingCode ?? null,
     end: options.end ?? null,
     flow: options.flow ?? null,

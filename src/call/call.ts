@@ -21,11 +21,13 @@ import {
   detailOf,
   FINAL_STATUSES,
   finalStatus,
+  isJoinedBy,
 } from './call-record.ts';
 import { Deadline } from './deadline.ts';
 import type { Journal } from './journal.ts';
 import {
   callSubject,
+  type EndCause,
   type LegAction,
   type LegCommand,
   type LegEnded,
@@ -76,16 +78,26 @@ export const DEFAULT_CALL_OPTIONS: CallOptions = {
   endMsMax: END_MS_MAX,
 };
 
+/** Who holds the table of calls: told before anybody who listens. */
+export interface CallKeeper {
+  /** A status that is not the last. */
+  onStatus(call: Call): void;
+  onEnded(call: Call): void;
+  /** Another call's end that makes it end, when there is one. */
+  whyEnds?(call: Call, code: ErrorCode): EndCause | null;
+}
+
 export interface CallDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly bus: Bus;
   readonly journal: Journal;
   readonly trace: TraceBook;
+  readonly keeper: CallKeeper;
   readonly options: CallOptions;
 }
 
-/** Verbs, a bridge, the router and the calls that watch this one. */
+/** Verbs, a bridge and the calls that watch this one. */
 const LISTENERS_MAX = 64;
 /**
  * Events between two words to the leg of what need not be kept. The word names what was seen a
@@ -95,6 +107,10 @@ const ACK_EVENTS = 8;
 /** So many events after a hole nothing will be repeated any more: the leg has forgotten it. */
 const HOLE_EVENTS_MAX = 256;
 
+type Relations = Pick<
+  CallRecord,
+  'bridgedTo' | 'childSids' | 'endsWithParent' | 'endsWith' | 'transferredTo'
+>;
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
 
 export class Call extends EventEmitter<CallEvents> {
@@ -164,7 +180,11 @@ export class Call extends EventEmitter<CallEvents> {
   send(command: LegCommand): void {
     if (!this.isLive) return;
     this.#deps.trace.add(this.sid, 'command', command.kind, command.id);
-    this.#guard(() => this.#deps.bus.publish(this.#legSubject, command));
+    try {
+      this.#deps.bus.publish(this.#legSubject, command);
+    } catch (thrown) {
+      this.#onFault(thrown);
+    }
   }
 
   /** Gives the leg a command under a fresh id and returns that id. */
@@ -183,9 +203,16 @@ export class Call extends EventEmitter<CallEvents> {
   /** Ends the call. The first code given wins; 'ended' comes when the leg is gone. */
   hangup(code: ErrorCode = 'CALL_COMPLETED', reason?: string): void {
     if (!this.isLive || this.#record.endingCode !== null) return;
-    this.#record.endingCode = code;
+    const cause = this.#deps.keeper.whyEnds?.(this, code) ?? null;
+    const endingCode = cause?.code ?? code;
+    this.#record.endingCode = endingCode;
     this.#deadline.set(this.#deps.options.endMsMax, 'end');
-    this.act(reason === undefined ? { kind: 'hangup', code } : { kind: 'hangup', code, reason });
+    this.act({
+      kind: 'hangup',
+      code: endingCode,
+      ...(reason === undefined ? {} : { reason }),
+      ...(cause === null ? {} : { cause }),
+    });
     this.#changed();
   }
 
@@ -213,6 +240,7 @@ export class Call extends EventEmitter<CallEvents> {
       },
       null,
     );
+    this.#changed();
   }
 
   /** Keeps the state of what runs the call; given back by `record.flow` after a rebuild. */
@@ -246,17 +274,22 @@ export class Call extends EventEmitter<CallEvents> {
   /** The order to place this call was taken by an edge. */
   markInitiated(sipTrunk: TrunkSid | null): void {
     if (this.#record.status !== 'queued') return;
-    this.#record.trunkSid = sipTrunk;
+    // The leg may be with another trunk already.
+    this.#record.trunkSid ??= sipTrunk;
+    this.#record.placedAtMs = this.#deps.clock.nowMs();
     this.#setStatus('initiated');
-  }
-
-  addChild(child: CallSid): void {
-    this.#record.childSids = [...this.#record.childSids, child];
     this.#changed();
   }
 
-  setBridgedTo(peer: CallSid | null): void {
-    this.#record.bridgedTo = peer;
+  /** Another trunk is tried for it. */
+  setTrunk(trunkSid: TrunkSid): void {
+    this.#record.trunkSid = trunkSid;
+    this.#changed();
+  }
+
+  /** Whom it is joined with, waits for, or ends with. */
+  relate(changes: Partial<Relations>): void {
+    Object.assign(this.#record, changes);
     this.#changed();
   }
 
@@ -292,7 +325,11 @@ export class Call extends EventEmitter<CallEvents> {
     this.#holeAt = 0;
     this.#record.legSeq = event.seq;
     this.#deps.trace.add(this.sid, 'leg', event.kind, detailOf(event));
-    this.#guard(() => this.#apply(event));
+    try {
+      this.#apply(event);
+    } catch (thrown) {
+      this.#onFault(thrown);
+    }
     if (event.seq >= this.#ackDueSeq) this.#acknowledge(event.seq);
     this.#changed();
   }
@@ -325,6 +362,7 @@ export class Call extends EventEmitter<CallEvents> {
         break;
       case 'ringing':
         record.ringingAtMs ??= event.atMs;
+        record.port = event.port ?? record.port;
         if (record.status === 'queued' || record.status === 'initiated') this.#setStatus('ringing');
         break;
       case 'answered':
@@ -343,7 +381,7 @@ export class Call extends EventEmitter<CallEvents> {
         record.onHold = event.onHold;
         break;
       case 'unbridged':
-        record.bridgedTo = null;
+        if (isJoinedBy(record, event.peerLegId)) record.bridgedTo = null;
         break;
       case 'ended':
         // The leg need not keep its last words any longer.
@@ -366,9 +404,10 @@ export class Call extends EventEmitter<CallEvents> {
   }
 
   #takeSip(callId: string, headers: SipHeaders): void {
-    const sip = this.#record.sip;
-    const outbound = this.#record.direction !== 'inbound';
-    this.#record.sip = { ...sip, callId, headers: outbound ? headers : sip.headers };
+    const { sip, direction } = this.#record;
+    // What an inbound call's INVITE said stands already.
+    if (direction !== 'inbound') this.#record.sip = { ...sip, callId, headers };
+    else if (sip.callId !== callId) this.#record.sip = { ...sip, callId };
   }
 
   /** `event` is the leg's own word, null when the leg has none. */
@@ -404,18 +443,23 @@ export class Call extends EventEmitter<CallEvents> {
       'call ended',
     );
     this.#setStatus(status, event);
-    this.#guard(() => this.emit('ended', end));
+    this.#guard(() => {
+      this.#deps.keeper.onEnded(this);
+      this.emit('ended', end);
+    });
   }
 
-  /** `event`: the leg event that comes with it and is told first. */
+  /** `event`: the leg event that comes with it and is told first. Whoever calls it journals. */
   #setStatus(status: CallStatus, event: LegEvent | null = null): void {
     this.#record.status = status;
     this.#isLive = !FINAL_STATUSES.has(status);
     this.#record.statusNo += 1;
     this.#deps.log.debug({ callSid: this.sid, status }, 'call status');
     if (event !== null) this.#guard(() => this.emit('leg', event));
-    this.#guard(() => this.emit('status', status));
-    this.#changed();
+    this.#guard(() => {
+      if (this.isLive) this.#deps.keeper.onStatus(this);
+      this.emit('status', status);
+    });
   }
 
   #startTimeLimit(): void {
@@ -436,11 +480,15 @@ export class Call extends EventEmitter<CallEvents> {
     try {
       work();
     } catch (thrown) {
-      const error = asGatewayError(thrown);
-      this.#deps.log.error({ callSid: this.sid, code: error.code, err: error }, 'call failed');
-      if (this.#record.endingCode === null) this.hangup(error.code, error.message);
-      else this.fail(error.code, error.message);
+      this.#onFault(thrown);
     }
+  }
+
+  #onFault(thrown: unknown): void {
+    const error = asGatewayError(thrown);
+    this.#deps.log.error({ callSid: this.sid, code: error.code, err: error }, 'call failed');
+    if (this.#record.endingCode === null) this.hangup(error.code, error.message);
+    else this.fail(error.code, error.message);
   }
 
   #changed(): void {

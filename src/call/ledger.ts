@@ -43,6 +43,11 @@ function rowStatus(status: CallStatus): RowStatus {
   return status === 'initiated' ? 'queued' : status;
 }
 
+/** Of a call that is still to be placed there is none (the reference: null until it is dialled). */
+function startOf({ answeredAtMs, direction, createdAtMs, placedAtMs }: CallRecord): number | null {
+  return answeredAtMs ?? (direction === 'inbound' ? createdAtMs : (placedAtMs ?? null));
+}
+
 export function callRow(call: CallRecord, nowMs: number): CallRow {
   const { end } = call;
   return {
@@ -53,14 +58,14 @@ export function callRow(call: CallRecord, nowMs: number): CallRow {
     from: call.from,
     status: rowStatus(call.status),
     direction: call.direction,
-    phoneNumberSid: null,
+    phoneNumberSid: call.phoneNumberSid ?? null,
     trunkSid: call.trunkSid,
     groupSid: null,
     answeredBy: null,
     forwardedFrom: call.forwardedFrom === '' ? null : call.forwardedFrom,
     callerName: call.callerName === '' ? null : call.callerName,
     queueTimeMs: 0,
-    startMs: call.answeredAtMs ?? call.createdAtMs,
+    startMs: startOf(call),
     answerMs: call.answeredAtMs,
     endMs: call.endedAtMs,
     durationS: end === null ? null : Math.round(end.durationMs / 1000),

@@ -5,75 +5,52 @@
  * a description is sent, and in which message, is `sip-leg.ts`.
  */
 import type { Clock } from '../core/clock.ts';
-import { CODECS, type CodecName } from '../core/codec.ts';
 import { GatewayError } from '../core/errors.ts';
-import { DIRECTIONS, LATCH, type PortSettings, type PortStats } from '../media/binding.ts';
+import type { PortSettings, PortStats } from '../media/binding.ts';
 import type { MediaEngine } from '../media/engine.ts';
 import type { Port, PortRecord, PortRef } from '../media/port.ts';
-import { DEFAULT_MEDIA_POLICY, type MediaPolicy } from '../sdp/address.ts';
 import {
   acceptAnswer,
-  answerOffer,
+  type JudgedOffer,
   type LocalMedia,
   makeOffer,
   type NegotiatedMedia,
+  type OwnOffer,
   offeredFamily,
+  writeAnswer,
 } from '../sdp/offer-answer.ts';
-import { parseSdp, type Sdp } from '../sdp/sdp.ts';
+import { parseSdp } from '../sdp/sdp.ts';
+import { srtpRefusal } from '../sdp/security.ts';
+import { InfoDigits, type SendInfo } from './info-digits.ts';
 import type { LegCommand, LegFact, LegId } from './leg.ts';
-
-/** What a leg may speak and whom it may send audio to. */
-export interface LegMediaPolicy {
-  /** In order of preference; all are offered. */
-  readonly codecs: readonly CodecName[];
-  /** Address written into SDP instead of a port's own of that family: the public one behind NAT. */
-  readonly advertiseAddress: string | null;
-  /** `media.address6`: for peers with IPv6 media where `media.address` is IPv4; null has none. */
-  readonly address6: string | null;
-  readonly latch: keyof typeof LATCH;
-  /** To which addresses that a peer names audio may be sent. */
-  readonly remote: MediaPolicy;
-  readonly jitterMinMs: number;
-  readonly jitterMaxMs: number;
-  /** No RTP for so long is reported (it ends nothing). 0: never. */
-  readonly silentTimeoutMs: number;
-  /** Listen for keys in the audio when the peer does not offer telephone-event. */
-  readonly inbandDtmf: boolean;
-  readonly opusBitrate: number;
-  readonly opusComplexity: number;
-}
-
-export const DEFAULT_LEG_MEDIA: LegMediaPolicy = {
-  codecs: ['opus', 'G722', 'PCMU', 'PCMA'],
-  advertiseAddress: null,
-  address6: null,
-  latch: 'sameAddress',
-  remote: DEFAULT_MEDIA_POLICY,
-  jitterMinMs: 20,
-  jitterMaxMs: 200,
-  silentTimeoutMs: 30_000,
-  inbandDtmf: true,
-  opusBitrate: 32_000,
-  opusComplexity: 5,
-};
+import {
+  familyOf,
+  hasAddress,
+  hasEvents,
+  judge,
+  type LegMediaPolicy,
+  localAddress,
+  portSettings,
+  type TrunkTerms,
+  termsOf,
+} from './media-terms.ts';
+import type { ReferAction } from './referral.ts';
 
 /** Plain data: what a rebuilt leg needs to find its port and to answer a re-INVITE. */
 export interface LegMediaRecord {
+  /** Without its settings: they follow from what is agreed. */
   readonly port: PortRecord | null;
   readonly sessionId: string;
   readonly version: number;
-  /** Our last description; `isOffering` when it is an offer that waits for its answer. */
+  /**
+   * Our last description; `isOffering` when it is an offer that waits for its answer. '' when
+   * nothing will ask for it: it is answered, and its one m= line needs no other's place kept.
+   */
   readonly localSdp: string;
   readonly isOffering: boolean;
   readonly agreed: NegotiatedMedia | null;
   readonly onHold: boolean;
   readonly bridgedTo: LegId | null;
-}
-
-/** An offer that can be answered, as it was read and judged once. */
-export interface CheckedOffer {
-  readonly sdp: Sdp;
-  readonly media: NegotiatedMedia;
 }
 
 export interface LegMediaOptions {
@@ -85,21 +62,24 @@ export interface LegMediaOptions {
   readonly digitRepeatMs: number;
   /** Where events of the port go; `key` names the command an event is the outcome of. */
   readonly tell: (fact: LegFact, key: string | null) => void;
+  /** How keys go to a peer that wants them in INFO. */
+  readonly sendInfo: SendInfo;
   /** The port cannot be brought back. */
   readonly onLost: (error: GatewayError) => void;
-  readonly record?: LegMediaRecord;
+  /** Of a former process. */
+  readonly record: LegMediaRecord | null;
 }
 
 /** The leg commands that are for the port alone. */
 export type MediaCommand = Exclude<
   LegCommand,
-  { kind: 'ring' | 'answer' | 'reject' | 'hangup' | 'attach' }
+  { kind: 'ring' | 'answer' | 'reject' | 'hangup' | 'attach' | ReferAction['kind'] }
 >;
 
 export class LegMedia {
   readonly #options: LegMediaOptions;
   readonly #engine: MediaEngine;
-  readonly #policy: LegMediaPolicy;
+  #policy: LegMediaPolicy;
   readonly #sessionId: string;
   #port: Port | null = null;
   #opening: Promise<Port> | null = null;
@@ -107,30 +87,38 @@ export class LegMedia {
   #isProven: boolean;
   #version: number;
   #localSdp: string;
+  /** It has m= lines beside ours, whose places later ones must keep (RFC 3264 §8). */
+  #hasOtherLines: boolean;
+  /** The offer of ours that waits for its answer, as it was made. */
+  #ownOffer: OwnOffer | null = null;
   #isOffering: boolean;
   #agreed: NegotiatedMedia | null;
   #onHold: boolean;
   /** The offer that `#localSdp` answers: the same offer gets the same answer. */
   #answeredOffer = '';
+  /** Before the answer: the last one that was accepted, and whether an UPDATE came after it. */
+  #accepted = NOTHING;
   #bridgedTo: LegId | null;
+  #keys: InfoDigits | null = null;
   #lastDigit = { key: '', source: '', endedMs: Number.NEGATIVE_INFINITY };
   #isClosed = false;
 
   constructor(options: LegMediaOptions) {
+    const { clock, engine, policy, record } = options;
     this.#options = options;
-    this.#engine = options.engine;
-    this.#policy = options.policy;
-    // RFC 8866 §5.2: numeric; unique is enough. 12 hex digits stay below 2^53.
-    this.#sessionId =
-      options.record?.sessionId ?? String(Number.parseInt(options.clock.randomHex(6), 16));
-    this.#version = options.record?.version ?? 0;
-    this.#localSdp = options.record?.localSdp ?? '';
-    this.#isOffering = options.record?.isOffering ?? false;
-    this.#agreed = options.record?.agreed ?? null;
-    this.#onHold = options.record?.onHold ?? false;
-    this.#bridgedTo = options.record?.bridgedTo ?? null;
+    this.#engine = engine;
+    this.#policy = policy;
+    // RFC 8866 §5.2: numeric; unique is enough.
+    this.#sessionId = record?.sessionId ?? String(Math.floor(clock.random() * 2 ** 48));
+    this.#version = record?.version ?? 0;
+    this.#localSdp = record?.localSdp ?? '';
+    this.#hasOtherLines = this.#localSdp !== '';
+    this.#isOffering = record?.isOffering ?? false;
+    this.#agreed = record?.agreed ?? null;
+    this.#onHold = record?.onHold ?? false;
+    this.#bridgedTo = record?.bridgedTo ?? null;
     // Who answered for a former process was heard by it: its ACK cannot be waited for again.
-    this.#isProven = options.record !== undefined;
+    this.#isProven = record !== null;
   }
 
   get port(): Port | null {
@@ -147,12 +135,18 @@ export class LegMedia {
     return this.#isOffering;
   }
 
+  /** How its trunk wants it, from now on. */
+  useTerms(trunk: TrunkTerms): void {
+    this.#policy = termsOf(this.#options.policy, trunk);
+  }
+
   record(): LegMediaRecord {
+    const port = this.#port?.toRecord() ?? null;
     return {
-      port: this.#port?.toRecord() ?? null,
+      port: port && { ...port, settings: null },
       sessionId: this.#sessionId,
       version: this.#version,
-      localSdp: this.#localSdp,
+      localSdp: this.#isOffering || this.#hasOtherLines ? this.#localSdp : '',
       isOffering: this.#isOffering,
       agreed: this.#agreed,
       onHold: this.#onHold,
@@ -162,23 +156,23 @@ export class LegMedia {
 
   /** Takes a port back that a former process of this node made. */
   async adopt(record: PortRecord): Promise<Port> {
-    const port = await this.#engine.adoptPort(record);
+    const settings = this.#agreed && this.#settings(this.#agreed);
+    const port = await this.#engine.adoptPort({ ...record, settings });
     this.#attach(port);
     this.#opening = Promise.resolve(port);
-    const { settings } = record;
-    if (settings !== null) await port.set(withProof(settings, true));
+    if (settings !== null) await port.set(settings);
     return port;
   }
 
   /** The answer to the INVITE's offer. A port that is made for it comes speaking what it says. */
-  async answer(offered: CheckedOffer): Promise<string> {
-    const { sdp: offer } = offered;
+  async answer(judged: JudgedOffer): Promise<string> {
+    const { offer, media } = judged;
     if (this.#answeredOffer === offer.text) return this.#localSdp;
     const isNew = this.#opening === null;
-    const settings = portSettings(offered.media, this.#policy, this.#isProven);
+    const settings = this.#settings(media);
     const port = await this.#open({ near: null, family: offeredFamily(offer), settings });
     if (!isNew) await port.set(settings);
-    return this.#answered(offer, this.#negotiate(offer, port));
+    return this.#answered(judged, port);
   }
 
   /** The answer to a new offer within the call; the port speaks it once this resolves. */
@@ -186,31 +180,38 @@ export class LegMedia {
     const offer = parseSdp(text);
     if (this.#answeredOffer === text) return this.#localSdp;
     const port = await this.#open({ near: null, family: offeredFamily(offer) });
-    const result = this.#negotiate(offer, port);
-    await port.set(portSettings(result.media, this.#policy, this.#isProven));
-    return this.#answered(offer, result);
+    const judged = judge(offer, familyOf(port.address), this.#policy, this.#agreed);
+    await port.set(this.#settings(judged.media));
+    this.#accepted = { ...this.#accepted, isOvertaken: true };
+    return this.#answered(judged, port);
   }
 
-  #answered(offer: Sdp, result: { sdp: string; media: NegotiatedMedia }): string {
-    this.#agree(result.media);
-    this.#version += 1;
-    this.#localSdp = result.sdp;
+  #answered(judged: JudgedOffer, port: Port): string {
+    const origin = this.#origin(port);
+    // RFC 3264 §8: what says the same as before has the same version, as refreshes do.
+    const same = writeAnswer(judged, { ...origin, version: this.#version - 1 });
+    const sdp = same === this.#localSdp ? same : writeAnswer(judged, origin);
+    this.#agree(judged.media);
+    if (sdp !== same) this.#version += 1;
+    this.#localSdp = sdp;
+    this.#hasOtherLines = judged.offer.media.length > 1;
     this.#isOffering = false;
-    this.#answeredOffer = offer.text;
-    return result.sdp;
+    this.#answeredOffer = judged.offer.text;
+    return sdp;
   }
 
   /** The peer acknowledged our answer: it is where it says it is (RFC 3261 §13.3.1.4). */
   prove(): Promise<void> | void {
-    const settings = this.#port?.toRecord().settings ?? null;
     if (this.#isProven) return;
     this.#isProven = true;
-    if (settings !== null) return this.#port?.set(withProof(settings, true));
+    if (this.#agreed !== null) return this.#port?.set(this.#settings(this.#agreed));
   }
 
   /** The INVITE is answered: its answer is not needed once more. */
   forgetAnswer(): void {
     this.#answeredOffer = '';
+    this.#accepted = NOTHING;
+    if (!this.#isOffering) this.#ownOffer = null;
   }
 
   /**
@@ -219,21 +220,26 @@ export class LegMedia {
    */
   async offer(options: { readonly near: PortRef | null; readonly peer: string }): Promise<string> {
     const { near, peer } = options;
+    const { srtp, ptimeMs } = this.#policy.trunk;
+    // Nothing may go out in the clear that must not, whoever forgot to ask before.
+    const refusal = srtpRefusal(null, srtp);
+    if (refusal !== null) throw refusal;
     const port = await this.#open({ near, family: this.#familyFor(peer) });
-    const { sdp } = makeOffer({
+    const offer = makeOffer({
+      ...this.#origin(port),
       codecs: this.#policy.codecs,
-      local: this.#local(port),
-      sessionId: this.#sessionId,
-      version: this.#version,
-      rtcpMux: false,
+      events: hasEvents(this.#policy),
+      ptimeMs,
+      rtcpMux: this.#policy.rtcpMux,
       ...(this.#agreed === null ? {} : { previous: this.#agreed }),
       ...(this.#localSdp === '' ? {} : { previousSdp: this.#localSdp }),
     });
     this.#version += 1;
-    this.#localSdp = sdp;
+    this.#ownOffer = offer;
+    this.#localSdp = offer.sdp;
     this.#isOffering = true;
     this.#answeredOffer = '';
-    return sdp;
+    return offer.sdp;
   }
 
   /**
@@ -243,20 +249,35 @@ export class LegMedia {
    */
   accept(answer: string, isFinal: boolean): Promise<void> {
     const port = this.#port;
-    if (!this.#isOffering || port === null) {
+    if ((!this.#isOffering && this.#ownOffer === null) || port === null) {
       throw new GatewayError('SDP_MALFORMED', { problem: 'no offer' });
     }
-    const media = acceptAnswer({
-      offer: this.#localSdp,
-      answer: parseSdp(answer),
-      policy: this.#policy.remote,
-    });
+    // The dialog that gave this answer has changed it by UPDATE since: that is what holds.
+    const isKnown = this.#accepted.isOvertaken && this.#accepted.answer === answer;
+    const media = (isKnown && this.#agreed) || this.#read(this.#ownOffer ?? this.#localSdp, answer);
+    if (!isKnown) this.#accepted = { answer, isOvertaken: false };
     this.#agree(media);
     if (isFinal) {
+      this.#ownOffer = null;
       this.#isOffering = false;
       this.#isProven = true;
     }
-    return port.set(portSettings(media, this.#policy, this.#isProven));
+    return port.set(this.#settings(media));
+  }
+
+  /** The answer to an offer that was sent within the call: a new one, or the one that stands. */
+  async acceptAgain(offer: string, answer: string): Promise<void> {
+    const media = this.#read(offer, answer);
+    const isSame = JSON.stringify(media) === JSON.stringify(this.#agreed);
+    this.#agree(media);
+    this.#isOffering = false;
+    if (!isSame) await this.#port?.set(this.#settings(media));
+  }
+
+  #read(offer: OwnOffer | string, answer: string): NegotiatedMedia {
+    const { remote: policy, trunk } = this.#policy;
+    const { ptimeMs } = trunk;
+    return acceptAnswer({ offer, answer: parseSdp(answer), policy, ptimeMs });
   }
 
   /** Carries out a command for the port. Before there is a port it is out of place. */
@@ -264,18 +285,17 @@ export class LegMedia {
     const port = this.#port;
     if (port === null) throw new GatewayError('CALL_NOT_LIVE', { status: 'without audio' });
     switch (command.kind) {
-      case 'play':
-        return port.play({
-          playId: command.playId,
-          source: command.source,
-          loop: command.loop,
-        });
+      case 'play': {
+        const { playId, source, loop } = command;
+        return port.play({ playId, source, loop });
+      }
       case 'sendDigits': {
         const { playId, digits } = command;
+        if (this.#policy.trunk.dtmf === 'info') return this.#infoDigits().send(playId, digits);
         return port.play({ playId, source: { kind: 'digits', digits }, loop: 1 });
       }
       case 'stopPlay':
-        return port.stop(command.playId);
+        return this.#keys?.stop(command.playId) === true ? undefined : port.stop(command.playId);
       case 'record': {
         const { id: _id, kind: _kind, ...request } = command;
         return port.record(request);
@@ -302,6 +322,17 @@ export class LegMedia {
     }
   }
 
+  #infoDigits(): InfoDigits {
+    const { clock, sendInfo: send, tell } = this.#options;
+    this.#keys ??= new InfoDigits({
+      ...{ clock, send },
+      tell: (playId, reason, playedMs) => {
+        tell({ kind: 'playDone', playId, reason, playedMs }, `play ${playId}`);
+      },
+    });
+    return this.#keys;
+  }
+
   /** A key, by whatever way. The same key by another way at the same time is the same key. */
   digit(key: string, durationMs: number, source: 'rfc4733' | 'inband' | 'info'): void {
     const last = this.#lastDigit;
@@ -315,6 +346,7 @@ export class LegMedia {
 
   /** Resolves with the last figures of the port; null when there are none. */
   close(): Promise<PortStats | null> {
+    this.#keys?.close();
     // A port that is still being made is closed by `#make` when it comes.
     if (this.#isClosed || this.#port === null) {
       this.#isClosed = true;
@@ -331,7 +363,10 @@ export class LegMedia {
   }
 
   async #make({ near, family, settings }: WantedPort): Promise<Port> {
+    // Who it is to be joined with has hung up: nobody's fault, and nobody to call for.
+    if (near !== null && !this.#engine.has(near)) throw new GatewayError('CALL_CANCELED');
     const port = await this.#engine.createPort({
+      // With a socket of its own for RTCP, should the peer not take it on the other.
       rtcpMux: false,
       address: localAddress(family, this.#engine.address, this.#policy),
       group: this.#options.group,
@@ -362,17 +397,12 @@ export class LegMedia {
     });
   }
 
-  #negotiate(offer: Sdp, port: Port): { sdp: string; media: NegotiatedMedia } {
-    return answerOffer({
-      offer,
-      codecs: this.#policy.codecs,
-      local: this.#local(port),
-      sessionId: this.#sessionId,
-      version: this.#version,
-      policy: this.#policy.remote,
-      rtcpMux: false,
-      ...(this.#agreed === null ? {} : { previous: this.#agreed }),
-    });
+  #origin(port: Port): { local: LocalMedia; sessionId: string; version: number } {
+    return { local: this.#local(port), sessionId: this.#sessionId, version: this.#version };
+  }
+
+  #settings(media: NegotiatedMedia): PortSettings {
+    return portSettings(media, this.#policy, this.#isProven);
   }
 
   #local({ address, rtpPort: port, rtcpPort }: Port): LocalMedia {
@@ -395,79 +425,10 @@ export class LegMedia {
   }
 }
 
+const NOTHING = { answer: '', isOvertaken: false };
+
 interface WantedPort {
   readonly near: PortRef | null;
   readonly family: 4 | 6;
   readonly settings?: PortSettings;
-}
-
-function familyOf(address: string): 4 | 6 {
-  // Addresses only, never names: a colon is enough to tell.
-  return address.includes(':') ? 6 : 4;
-}
-
-function hasAddress(family: 4 | 6, main: string, policy: LegMediaPolicy): boolean {
-  return familyOf(main) === family || (family === 6 && policy.address6 !== null);
-}
-
-/** Our address for media of a family; `main` is `media.address`. Throws SDP_REFUSED. */
-function localAddress(family: 4 | 6, main: string, policy: LegMediaPolicy): string {
-  if (familyOf(main) === family) return main;
-  if (family === 6 && policy.address6 !== null) return policy.address6;
-  throw new GatewayError('SDP_REFUSED', { problem: `there is no IPv${family} media here` });
-}
-
-/** Throws when an offer could never be answered, before anything is made for it. */
-export function checkOffer(text: string, main: string, policy: LegMediaPolicy): CheckedOffer {
-  const sdp = parseSdp(text);
-  const family = offeredFamily(sdp);
-  const { media } = answerOffer({
-    offer: sdp,
-    codecs: policy.codecs,
-    // Ports that stand for those of the answer: nothing of theirs is in `media`.
-    local: { address: localAddress(family, main, policy), family, port: 9_000, rtcpPort: 9_001 },
-    sessionId: '0',
-    version: 0,
-    policy: policy.remote,
-    rtcpMux: false,
-  });
-  return { sdp, media };
-}
-
-function withProof(settings: PortSettings, proven: boolean): PortSettings {
-  return { ...settings, proven };
-}
-
-/** What was agreed, as the engine wants it told. */
-function portSettings(
-  media: NegotiatedMedia,
-  policy: LegMediaPolicy,
-  isProven: boolean,
-): PortSettings {
-  const maxBitrate = media.opus?.maxAverageBitrate ?? policy.opusBitrate;
-  const settings: PortSettings = {
-    remote: {
-      address: media.remote.address,
-      port: media.remote.port,
-      rtcpPort: media.remote.rtcpPort,
-      rtcpMux: media.remote.rtcpMux,
-    },
-    codec: CODECS[media.codec].nativeId,
-    payloadType: media.payloadType,
-    receivePayloadType: media.receivePayloadType,
-    ptimeMs: media.ptimeMs,
-    dtmf: media.dtmf,
-    direction: DIRECTIONS[media.direction],
-    latch: LATCH[policy.latch],
-    opus: {
-      bitrate: Math.min(maxBitrate, policy.opusBitrate),
-      complexity: policy.opusComplexity,
-      fec: media.opus?.useInbandFec ?? false,
-      dtx: media.opus?.dtx ?? false,
-    },
-    jitter: { minMs: policy.jitterMinMs, maxMs: policy.jitterMaxMs },
-    silentTimeoutMs: policy.silentTimeoutMs,
-    inbandDtmf: policy.inbandDtmf && media.dtmf === null,
-  };
-  return withProof(settings, isProven);
 }

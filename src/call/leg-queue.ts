@@ -7,10 +7,11 @@
 import { GatewayError } from '../core/errors.ts';
 
 type Work = () => Promise<void> | void;
+type OnFailed = (thrown: unknown) => void;
 
 interface Waiting {
   readonly work: Work;
-  readonly onFailed: (thrown: unknown) => void;
+  readonly onFailed: OnFailed;
 }
 
 export class LegQueue {
@@ -24,23 +25,19 @@ export class LegQueue {
   }
 
   /** Does `work` now when nothing is under way, else after all that was given before it. */
-  run(work: Work, onFailed: (thrown: unknown) => void): void {
-    if (this.#waiting.length < this.#depthMax) this.#give({ work, onFailed });
+  run(work: Work, onFailed: OnFailed): void {
+    if (this.#waiting.length < this.#depthMax) this.whenIdle(work, onFailed);
     else onFailed(new GatewayError('QUEUE_FULL', { depth: this.#waiting.length }));
   }
 
   /** After all that was given so far. Never refused: it is how a leg ends. */
-  whenIdle(work: Work, onFailed: (thrown: unknown) => void): void {
-    this.#give({ work, onFailed });
-  }
-
-  #give(item: Waiting): void {
-    if (this.#isBusy) this.#waiting.push(item);
-    else if (this.#start(item)) this.#next();
+  whenIdle(work: Work, onFailed: OnFailed): void {
+    if (this.#isBusy) this.#waiting.push({ work, onFailed });
+    else if (this.#start(work, onFailed)) this.#next();
   }
 
   /** True when it is done already. */
-  #start({ work, onFailed }: Waiting): boolean {
+  #start(work: Work, onFailed: OnFailed): boolean {
     this.#isBusy = true;
     try {
       const result = work();
@@ -64,7 +61,7 @@ export class LegQueue {
     for (;;) {
       this.#isBusy = false;
       const item = this.#waiting.shift();
-      if (item === undefined || !this.#start(item)) return;
+      if (item === undefined || !this.#start(item.work, item.onFailed)) return;
     }
   }
 }

@@ -4,26 +4,33 @@
  */
 import type { ErrorCode } from '../core/errors.ts';
 import { ERRORS } from '../core/errors.ts';
-import { type HeaderField, parseNameAddr, parseUri, type SipMessage } from '../sip/message.ts';
+import { causeOfStatus, codeOfEnd, q850Causes, q850Reason } from '../sip/cause.ts';
+import { canonicalName } from '../sip/header.ts';
+import { type HeaderField, parseUri } from '../sip/message.ts';
+import type { Reason } from '../sip/reason.ts';
 import type { SessionEnd } from '../sip/session.ts';
+import { telephoneOf } from '../sip/uri.ts';
 import type { SipHeaders } from './leg.ts';
+import { stirReason } from './stir.ts';
 
-/** X-… and the fields that applications are known to read. */
-const TOLD = new RegExp(
-  `^(?:x-.*|${[
-    'user-to-user',
-    'remote-party-id',
-    'p-asserted-identity',
-    'p-preferred-identity',
-    'p-called-party-id',
-    'diversion',
-    'history-info',
-    'identity',
-    'reason',
-    'warning',
-  ].join('|')})$`,
-  'is',
-);
+/** What an application sees beside X-…: the fields that applications are known to read. */
+const TOLD: ReadonlySet<string> = new Set([
+  'user-to-user',
+  'remote-party-id',
+  'p-asserted-identity',
+  'p-preferred-identity',
+  'p-called-party-id',
+  'diversion',
+  'history-info',
+  'identity',
+  'reason',
+  'warning',
+]);
+
+/** Of a canonical name. */
+export function isTold(name: string): boolean {
+  return name.startsWith('x-') || TOLD.has(name);
+}
 
 /** The fields an application may see, bounded in number and length; the first of a name counts. */
 export function applicationHeaders(
@@ -33,35 +40,42 @@ export function applicationHeaders(
   const headers: Record<string, string> = {};
   const seen: string[] = [];
   for (const [name, value] of fields) {
-    if (!TOLD.test(name)) continue;
-    const lower = name.toLowerCase();
-    if (seen.includes(lower)) continue;
+    const canonical = canonicalName(name);
+    if (!isTold(canonical) || seen.includes(canonical)) continue;
     if (seen.length >= limits.headersMax) break;
-    seen.push(lower);
+    seen.push(canonical);
     headers[name] = value.slice(0, limits.headerCharsMax);
   }
   return headers;
 }
 
+/** The same of what ended a leg; of a redirection also where to (RFC 3261 §21.3). */
+export function endHeaders(
+  { status, headers }: SessionEnd,
+  limits: Parameters<typeof applicationHeaders>[1],
+): SipHeaders {
+  const told = applicationHeaders(headers, limits);
+  if (Math.floor(status / 100) !== 3) return told;
+  const contacts = [...headers].filter(([name]) => /^(?:contact|m)$/i.test(name));
+  const text = contacts.map(([, value]) => value).join(', ');
+  return text === '' ? told : { ...told, Contact: text.slice(0, limits.headerCharsMax) };
+}
+
 /**
- * Why a leg ended that we did not end: the peer's status in the terms of a call
- * (RFC 3261 §21.4, and what carriers mean by it).
+ * Why a leg ended that we did not end: the peer's status, and the cause it gives with it, in the
+ * terms of a call.
  */
 export function causeOf(end: SessionEnd, isAnswered: boolean): ErrorCode {
   if (isAnswered) return end.by === 'remote' ? 'CALL_COMPLETED' : end.code;
-  if (end.by === 'timeout' || end.by === 'transport') return end.code;
-  switch (end.status) {
-    case 486:
-    case 600:
-      return 'CALL_BUSY';
-    case 408:
-    case 480:
-      return 'CALL_NO_ANSWER';
-    case 487:
-      return 'CALL_CANCELED';
-    default:
-      return end.code;
-  }
+  if (end.by !== 'remote' || end.status < 300) return end.code;
+  const code = codeOfEnd(end.status, q850Causes(end.headers));
+  return code === 'SIP_REFUSED' ? end.code : code;
+}
+
+/** What a BYE or CANCEL of ours gives as its reason; none where Q.850 has no word for it. */
+export function reasonsOf(code: ErrorCode): readonly Reason[] {
+  const cause = code === 'CALL_NO_ANSWER' ? 19 : causeOfStatus(ERRORS[code].sip);
+  return cause === null ? [] : [q850Reason(cause)];
 }
 
 /** The final status that refuses an INVITE for `code`: a call that is only over was not taken. */
@@ -72,7 +86,7 @@ export function refusalStatus(code: ErrorCode): number {
 
 /** The end of a leg that no message of a peer brought about. */
 export function localEnd(code: ErrorCode, reason: string): SessionEnd {
-  return { by: 'local', code, status: refusalStatus(code), reason, headers: [] };
+  return { by: 'local', code, status: refusalStatus(code), reason, reasonHeader: [], headers: [] };
 }
 
 /** Fields that go with a refusal: when to come back, and in words why (RFC 3261 §20.33, §20.43). */
@@ -88,21 +102,11 @@ export function refusalHeaders(
     .replace(/[^\x20-\x7e]/g, '?')
     .replace(/[\\"]/g, '\\$&')
     .slice(0, 200);
-  if (status === 488) headers.push(['Warning', `304 ${options.warnAgent} "${quoted}"`]);
+  // RFC 3261 §20.43: 302 is about the transport of media, 304 about what is sent over it.
+  const warning = code.startsWith('SRTP_') ? 302 : 304;
+  if (status === 488) headers.push(['Warning', `${warning} ${options.warnAgent} "${quoted}"`]);
+  if (code.startsWith('STIR_')) headers.push(stirReason(code));
   return headers;
-}
-
-/** Who was called before us: Diversion (RFC 5806) wins, as carriers still send it. */
-export function forwardedFrom(message: SipMessage): string {
-  const field = message.list('Diversion')[0] ?? '';
-  if (field === '') return '';
-  try {
-    const { uri } = parseNameAddr(field);
-    return uri === null ? '' : unescapeUser(uri.user);
-  } catch {
-    // A field we only read for an application must not cost the call.
-    return '';
-  }
 }
 
 /** What would end a URI or its user part, or start something else in it, when written plainly. */
@@ -131,9 +135,9 @@ export function unescapeUser(user: string): string {
 export function partyOf(uriText: string): string {
   try {
     const uri = parseUri(uriText);
-    // RFC 3966 §5.1.1: visual separators are for people.
-    const user = uri.scheme === 'tel' ? uri.user.replace(/[-.()]/g, '') : unescapeUser(uri.user);
-    if (/^\+?[0-9*#]{2,}$/.test(user)) return user;
+    const phone = telephoneOf(uri);
+    if (phone !== null && /^\+?[0-9*#]{2,}$/.test(phone.number)) return phone.number;
+    const user = unescapeUser(uri.user);
     if (user === 'anonymous' || uri.host === 'anonymous.invalid') return 'anonymous';
     return user === '' ? `sip:${uri.host}` : `sip:${user}@${uri.host}`;
   } catch {

@@ -13,11 +13,22 @@
  */
 import type { Service, Subject } from '../bus/bus.ts';
 import type { ErrorCode, ErrorDetails } from '../core/errors.ts';
-import type { AccountSid, CallSid } from '../core/sid.ts';
+import type { AccountSid, CallSid, TrunkSid } from '../core/sid.ts';
 import type { PortStats } from '../media/binding.ts';
 import type { PortRef } from '../media/port.ts';
 import type { PlaySource } from '../media/protocol.ts';
+import type { OfferedSrtp } from '../sdp/security.ts';
+import type { HeaderField } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
+import type { Reason } from '../sip/reason.ts';
+import {
+  DEFAULT_TRUNK_POLICY,
+  type FailoverPolicy,
+  type NumberPolicy,
+  type TrunkPolicy,
+} from '../store/trunk-policy.ts';
+import type { Decision } from './decision.ts';
+import type { ReferAction, ReferFact } from './referral.ts';
 
 export type LegId = string;
 
@@ -38,6 +49,14 @@ export interface RecordCommand {
   readonly trimSilence: boolean;
 }
 
+/** The end of another leg that ends this one, and what its peer is told of it. */
+export interface EndCause {
+  readonly code: ErrorCode;
+  /** Refuses an INVITE that is not answered; 0: whatever `code` stands for. */
+  readonly sipStatus: number;
+  readonly reasons: readonly Reason[];
+}
+
 export type LegAction =
   /** 180, or 183 with a session description when `earlyMedia`. Only inbound, before answer. */
   | { readonly kind: 'ring'; readonly earlyMedia: boolean }
@@ -45,7 +64,12 @@ export type LegAction =
   /** Refuses an inbound leg before its answer. */
   | { readonly kind: 'reject'; readonly sipStatus: number; readonly reason: string }
   /** Ends the leg in whatever state it is: final response, CANCEL or BYE. */
-  | { readonly kind: 'hangup'; readonly code: ErrorCode; readonly reason?: string }
+  | {
+      readonly kind: 'hangup';
+      readonly code: ErrorCode;
+      readonly reason?: string;
+      readonly cause?: EndCause;
+    }
   /** `loop` 0 plays for ever. Outcome: playDone. */
   | {
       readonly kind: 'play';
@@ -62,6 +86,7 @@ export type LegAction =
   /** Joins this leg's audio with the peer's port. Outcome: bridged. */
   | { readonly kind: 'bridge'; readonly peer: PortRef; readonly peerLegId: LegId }
   | { readonly kind: 'unbridge' }
+  | ReferAction
   /**
    * Events up to `fromSeq` are acknowledged and forgotten; those above it are repeated, unless
    * `repeat` is false.
@@ -73,7 +98,13 @@ export type LegCommand = { readonly id: string } & LegAction;
 export type LegFact =
   /** Inbound: an INVITE was admitted and its offer can be answered. */
   | { readonly kind: 'offered'; readonly earlyOffer: boolean }
-  | { readonly kind: 'ringing'; readonly sipStatus: number; readonly earlyMedia: boolean }
+  /** `port` with early media: what a bridge needs. */
+  | {
+      readonly kind: 'ringing';
+      readonly sipStatus: number;
+      readonly earlyMedia: boolean;
+      readonly port: PortRef | null;
+    }
   /** Audio flows from here on; `port` is what a bridge needs. */
   | {
       readonly kind: 'answered';
@@ -114,6 +145,7 @@ export type LegFact =
       readonly code: ErrorCode;
       readonly details: ErrorDetails;
     }
+  | ReferFact
   | LegEnded;
 
 /** The last event of a leg. */
@@ -160,38 +192,92 @@ export interface LegOffer {
   readonly source: PeerAddress;
   readonly requestUri: string;
   readonly fromUri: string;
-  readonly fromDisplay: string;
   readonly toUri: string;
   readonly sipCallId: string;
-  readonly headers: SipHeaders;
-  /** Diversion / History-Info: the number that was called first, '' when none. */
-  readonly forwardedFrom: string;
+  /** As they came, without those of the protocol: what they are worth is the trunk's policy. */
+  readonly fields: readonly HeaderField[];
   /** Max-Forwards of the INVITE (RFC 3261 §20.22). */
   readonly maxForwards: number;
+  /** What the caller has proven by digest, and its TLS certificate's names. */
+  readonly identity: string | null;
+  readonly certificateNames: readonly string[];
+  /** Codecs of its description that we have; none when it has no description. */
+  readonly codecs: readonly string[];
+  /** What its description has of SRTP; null when it has no description. */
+  readonly srtp: OfferedSrtp | null;
+  /** Its Date, for the caller's signature (RFC 8224 §4.1). */
+  readonly date: string | null;
 }
 
 export type LegVerdict =
-  | { readonly admitted: true; readonly callSid: CallSid }
-  | { readonly admitted: false; readonly code: ErrorCode; readonly details: ErrorDetails };
+  | {
+      readonly admitted: true;
+      readonly callSid: CallSid;
+      readonly trunkSid: TrunkSid | null;
+      readonly policy: LegPolicy;
+      readonly decisions: readonly Decision[];
+    }
+  | {
+      readonly admitted: false;
+      readonly code: ErrorCode;
+      readonly details: ErrorDetails;
+      /** Whose number was called, when it is somebody's. */
+      readonly accountSid: AccountSid | null;
+      readonly decisions: readonly Decision[];
+    };
 
 export const OFFERS = 'router.offer' as Service<LegOffer, LegVerdict>;
 
+// --- What a leg has to know of its trunk ------------------------------------------------------
+
+/** Those sections of a trunk's policy by which its legs live; of a stranger's, the defaults. */
+export interface LegPolicy
+  extends Pick<
+    TrunkPolicy,
+    'codecs' | 'ptimeMs' | 'srtp' | 'dtmf' | 'sessionTimer' | 'reliable' | 'refer' | 'redirect'
+  > {
+  readonly noProvisionalMs: number;
+}
+
+export function legPolicyOf(policy: TrunkPolicy): LegPolicy {
+  const { codecs, ptimeMs, srtp, dtmf, sessionTimer, reliable, refer, redirect } = policy;
+  const { noProvisionalMs } = policy.failover;
+  return {
+    ...{ codecs, ptimeMs, srtp, dtmf, sessionTimer, reliable, refer, redirect },
+    noProvisionalMs,
+  };
+}
+
+export const DEFAULT_LEG_POLICY: LegPolicy = legPolicyOf(DEFAULT_TRUNK_POLICY);
+
 // --- A leg to be placed: router → edge --------------------------------------------------------
 
-/** One try of an outgoing leg. `peer` skips name resolution. */
+/** One place that an outgoing leg may reach. `peer` skips name resolution. */
 export interface LegTarget {
   readonly uri: string;
   readonly peer: PeerAddress | null;
   /** A gateway of a configured trunk may be on a private address; a dialled URI may not. */
   readonly trusted: boolean;
+  /** The gateway's own URI, for its health; absent where it is none. */
+  readonly gateway?: string;
+  /** Proxies to go through, name-addr, the first one first (RFC 3327 §5.4). */
+  readonly route?: readonly string[];
 }
 
-export interface LegOrder {
-  readonly legId: LegId;
-  readonly callSid: CallSid;
-  readonly accountSid: AccountSid;
-  /** In order; the next is tried when one cannot be reached or answers 503 (RFC 3263 §4.3). */
+/** What goes into the signature of a caller. */
+export interface LegSigning {
+  /** A number or URI as the trunk wants it written. */
+  readonly caller: string;
+  /** Null: as the node is set. */
+  readonly attest: 'A' | 'B' | 'C' | null;
+  readonly numbers: Pick<NumberPolicy, 'countryCode' | 'internationalPrefix' | 'nationalPrefix'>;
+}
+
+/** Targets that are tried at once, and how: the first to answer wins (RFC 3261 §16.7). */
+export interface LegGroup {
   readonly targets: readonly LegTarget[];
+  /** Through which trunk it goes: a place in its limits is needed for that. */
+  readonly trunkSid: TrunkSid | null;
   readonly fromUri: string;
   readonly fromDisplay: string;
   readonly headers: readonly (readonly [name: string, value: string])[];
@@ -201,6 +287,19 @@ export interface LegOrder {
     readonly password: string;
     readonly realm: string | null;
   } | null;
+  readonly policy: LegPolicy;
+  /** Whom to sign for in each INVITE (RFC 8224); absent or null: nobody. */
+  readonly stir?: LegSigning | null;
+  /** What makes the next group be tried. */
+  readonly failover: FailoverPolicy;
+}
+
+export interface LegOrder {
+  readonly legId: LegId;
+  readonly callSid: CallSid;
+  readonly accountSid: AccountSid;
+  /** In order; never empty. The place in the limits of the first one's trunk is taken already. */
+  readonly groups: readonly LegGroup[];
   readonly ringTimeoutMs: number;
   /** Put the port beside this one, so that the two can be bridged without a tunnel. */
   readonly near: PortRef | null;
@@ -216,3 +315,13 @@ export interface LegOrderTaken {
 }
 
 export const ORDERS = 'edge.order' as Service<LegOrder, LegOrderTaken>;
+
+// --- Another trunk is to be tried: edge → router ----------------------------------------------
+
+/** Asks for a place in a trunk's limits; what the call had in another trunk's is given back. */
+export interface SlotRequest {
+  readonly callSid: CallSid;
+  readonly trunkSid: TrunkSid;
+}
+
+export const SLOTS = 'router.slot' as Service<SlotRequest, { readonly isGranted: boolean }>;

@@ -1,15 +1,17 @@
 /**
- * Where a call goes: the table the router asks, and the pure part of the answers (which trunk
- * takes a number, in which order its gateways are tried). Not the store that holds the rows (the
- * table is injected) and not the placing itself (`router.ts`).
+ * Where a call goes: what is asked of the table of routes and what it answers, what a call to be
+ * placed is described by, and the URIs it is placed with. Not the store that holds the rows (the
+ * table is injected), not the choice of a trunk (`trunk-choice.ts`), not the placing.
  */
 import { type ErrorCode, type ErrorDetails, GatewayError } from '../core/errors.ts';
 import type { Secret } from '../core/log.ts';
-import type { AccountSid, CallSid, TrunkSid } from '../core/sid.ts';
+import type { AccountSid, CallSid, GatewaySid, NumberSid, TrunkSid } from '../core/sid.ts';
 import { formatUri, parseUri } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
+import type { RouteRow } from '../store/store.ts';
+import type { TrunkPolicy } from '../store/trunk-policy.ts';
 import type { CallApplication, StatusCallback } from './call-record.ts';
-import type { SipHeaders } from './leg.ts';
+import type { Decisions } from './decision.ts';
 
 // --- Inbound ----------------------------------------------------------------------------------
 
@@ -17,9 +19,19 @@ export interface InboundQuery {
   /** User part of the Request-URI, unescaped: a number or a name. */
   readonly user: string;
   readonly host: string;
+  /** `phone-context` of a local number (RFC 3966 §5.1.5). */
+  readonly context?: string;
+  /**
+   * Of To. A carrier that calls the contact we registered says there which of its numbers is meant;
+   * of anybody else it means nothing (RFC 3261 §8.2.2.1).
+   */
+  readonly to?: { readonly user: string; readonly context?: string };
   readonly from: string;
   readonly source: PeerAddress;
-  readonly headers: SipHeaders;
+  /** Verified names of the peer's TLS certificate. */
+  readonly certificateNames: readonly string[];
+  /** What the caller has proven by digest (`inbound-digest.ts`); null: nothing. */
+  readonly identity: string | null;
 }
 
 export type InboundRoute =
@@ -32,12 +44,19 @@ export type InboundRoute =
       readonly to: string;
       readonly from: string;
       readonly trunkSid: TrunkSid | null;
+      /** Of the number that was called, where it is one of the account's. */
+      readonly phoneNumberSid?: NumberSid;
+      /** Of the trunk; null where there is none, and the defaults hold. */
+      readonly trunk?: TrunkRoute | null;
+      /** The number goes out again through its trunk; explained with the way it takes. */
+      readonly passesTo?: string;
     }
   | { readonly kind: 'refused'; readonly code: ErrorCode; readonly details: ErrorDetails };
 
 // --- Outbound ---------------------------------------------------------------------------------
 
 export interface TrunkGateway {
+  readonly sid?: GatewaySid;
   /** `sip:host:port;transport=…`; the dialled number becomes its user part. */
   readonly uri: string;
   /** Lower is tried first; among equals by weight (as RFC 2782 does it). */
@@ -47,9 +66,14 @@ export interface TrunkGateway {
 
 export interface TrunkRoute {
   readonly sid: TrunkSid;
+  readonly accountSid: AccountSid;
+  /** For people: `"Carrier" (TK…)`. */
+  readonly name: string;
   readonly isEnabled: boolean;
+  readonly tlsOnly: boolean;
   /** Globs over the dialled number: `*` any run, `?` one character. None at all takes nothing. */
   readonly numberPatterns: readonly string[];
+  /** Those a call may use. */
   readonly gateways: readonly TrunkGateway[];
   /** With which a challenge of this trunk is answered; realm null: whatever realm it names. */
   readonly credentials: {
@@ -57,13 +81,33 @@ export interface TrunkRoute {
     readonly password: Secret;
     readonly realm: string | null;
   } | null;
+  readonly policy: TrunkPolicy;
 }
 
+/** What of a route's row is looked at. */
+export type RouteRule = Pick<
+  RouteRow,
+  'sid' | 'pattern' | 'priority' | 'costPerMinute' | 'trunkSid' | 'enabled' | 'dateCreatedMs'
+>;
+
+/** A table in memory answers at once, which saves a call its turns; one elsewhere may not. */
 export interface RouteTable {
-  /** The application a number or address belongs to; null when nobody claims it. */
-  inbound(query: InboundQuery): Promise<InboundRoute | null>;
+  /**
+   * The application a number or address belongs to; null when nobody claims it. What was compared
+   * is told to `decisions`.
+   */
+  inbound(
+    query: InboundQuery,
+    decisions: Decisions,
+  ): Promise<InboundRoute | null> | InboundRoute | null;
   /** The account's trunks in order of preference. */
-  trunks(accountSid: AccountSid): Promise<readonly TrunkRoute[]>;
+  trunks(accountSid: AccountSid): Promise<readonly TrunkRoute[]> | readonly TrunkRoute[];
+  /** Whether the account has that number; a table that cannot say leaves it out. */
+  owns?(accountSid: AccountSid, number: string): boolean;
+  /** The account's number, to tell whose call it is; a table that cannot say leaves it out. */
+  numberSid?(accountSid: AccountSid, number: string): NumberSid | null;
+  /** Rules over those trunks; a table without any leaves it out. */
+  rules?(accountSid: AccountSid): Promise<readonly RouteRule[]> | readonly RouteRule[];
 }
 
 export type DialTarget =
@@ -75,6 +119,8 @@ export type DialTarget =
       readonly credentials: { readonly username: string; readonly password: string } | null;
       /** Header fields for the INVITE (X-… and User-to-User); checked by whoever parsed them. */
       readonly headers: readonly (readonly [name: string, value: string])[];
+      /** The dialog at the target whose place the call takes (RFC 3891); absent: none. */
+      readonly replaces?: string;
     };
 
 interface PlaceRequest {
@@ -100,72 +146,8 @@ export interface OriginateRequest extends PlaceRequest {
   readonly from: string;
   readonly application: CallApplication;
   readonly sendDigits?: string;
-}
-
-/** True when `number` is taken by one of the globs. Linear time: one backtrack point. */
-export function matchesPattern(number: string, pattern: string): boolean {
-  let at = 0;
-  let inPattern = 0;
-  let star = -1;
-  let starAt = 0;
-  while (at < number.length) {
-    const want = pattern[inPattern];
-    if (want === '*') {
-      star = inPattern;
-      starAt = at;
-      inPattern += 1;
-    } else if (want === '?' || want === number[at]) {
-      at += 1;
-      inPattern += 1;
-    } else if (star >= 0) {
-      starAt += 1;
-      at = starAt;
-      inPattern = star + 1;
-    } else return false;
-  }
-  while (pattern[inPattern] === '*') inPattern += 1;
-  return inPattern === pattern.length;
-}
-
-/** The first enabled trunk with a gateway whose patterns take the number. */
-export function selectTrunk(trunks: readonly TrunkRoute[], number: string): TrunkRoute | null {
-  for (const trunk of trunks) {
-    if (!trunk.isEnabled || trunk.gateways.length === 0) continue;
-    if (trunk.numberPatterns.some((pattern) => matchesPattern(number, pattern))) return trunk;
-  }
-  return null;
-}
-
-/**
- * Gateways in the order to try: by priority, within one priority drawn by weight without
- * replacement. Weight 0 still gets a small chance (RFC 2782: "a very small chance").
- */
-export function orderGateways(
-  gateways: readonly TrunkGateway[],
-  random: () => number,
-): TrunkGateway[] {
-  if (gateways.length < 2) return [...gateways];
-  const rest = gateways.toSorted((a, b) => a.priority - b.priority);
-  const ordered: TrunkGateway[] = [];
-  while (rest.length > 0) {
-    const priority = rest[0]?.priority;
-    const end = rest.findIndex((gateway) => gateway.priority !== priority);
-    const count = end < 0 ? rest.length : end;
-    let total = 0;
-    for (let i = 0; i < count; i += 1) total += weightOf(rest[i]);
-    let draw = random() * total;
-    let pick = 0;
-    while (pick < count - 1 && draw >= weightOf(rest[pick])) {
-      draw -= weightOf(rest[pick]);
-      pick += 1;
-    }
-    ordered.push(...rest.splice(pick, 1));
-  }
-  return ordered;
-}
-
-function weightOf(gateway: TrunkGateway | undefined): number {
-  return Math.max(gateway?.weight ?? 0, 0.01);
+  /** The call that it goes on from: its caller is shown, and what he wants kept is kept. */
+  readonly forwards?: CallSid;
 }
 
 /** What a target is called in a call's `to`. Throws DIAL_NUMBER for what cannot be dialled. */

@@ -6,14 +6,12 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Bus, Subscription } from '../bus/bus.ts';
-import { AddressSet } from '../core/address.ts';
 import type { Clock } from '../core/clock.ts';
-import { asGatewayError, GatewayError } from '../core/errors.ts';
+import { asGatewayError, type ErrorCode, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
-import { type AccountSid, type CallSid, newSid, type TrunkSid } from '../core/sid.ts';
-import { parseUri } from '../sip/message.ts';
-import type { Admission } from './admission.ts';
+import { type CallSid, newSid, type TrunkSid } from '../core/sid.ts';
+import type { Admission, AdmissionRequest, Refusal } from './admission.ts';
 import {
   Call,
   type CallDeps,
@@ -21,46 +19,39 @@ import {
   newCallRecord,
   RING_TIMEOUT_MS_MAX,
 } from './call.ts';
-import type { CallApplication, CallRecord, StatusCallback } from './call-record.ts';
-import { FINAL_STATUSES } from './call-record.ts';
+import { CallOrders } from './call-orders.ts';
+import { type CallRecord, FINAL_STATUSES } from './call-record.ts';
+import { Decisions } from './decision.ts';
+import { type DefaultRoute, Inbound, type InboundVerdict } from './inbound.ts';
 import type { Journal } from './journal.ts';
 import {
+  DEFAULT_LEG_POLICY,
   type LegOffer,
   type LegOrder,
+  type LegPolicy,
   type LegVerdict,
   legSubject,
-  MAX_FORWARDS,
   OFFERS,
-  ORDERS,
+  SLOTS,
 } from './leg.ts';
-import { partyOf, unescapeUser } from './leg-signal.ts';
+import { Outbound, type OutboundParts } from './outbound.ts';
 import { Recent } from './recent.ts';
-import {
-  type DialRequest,
-  type DialTarget,
-  fromUriOf,
-  gatewayUri,
-  type InboundRoute,
-  type OriginateRequest,
-  orderGateways,
-  type RouteTable,
-  selectTrunk,
-  targetName,
-} from './route.ts';
+import { type DialRequest, type OriginateRequest, type RouteTable, targetName } from './route.ts';
+import { type Stir, stirParameters } from './stir.ts';
+import { whyEnds } from './told-end.ts';
 import type { TraceBook } from './trace.ts';
+import { TrunkLimiter } from './trunk-limits.ts';
 
-/** A change of a call, for the store, for status callbacks, for whoever counts. A copy. */
+export type { DefaultRoute } from './inbound.ts';
+
+/**
+ * A change of a call, for the store, for status callbacks, for whoever counts. The record is the
+ * call's own and moves on with it: who keeps a notice copies it.
+ */
 export interface CallNotice {
   readonly type: 'call.created' | 'call.status' | 'call.completed';
   readonly atMs: number;
   readonly call: CallRecord;
-}
-
-/** What answers calls that nobody claims, from sources that are trusted. */
-export interface DefaultRoute {
-  readonly accountSid: AccountSid;
-  readonly application: CallApplication;
-  readonly statusCallback: StatusCallback | null;
 }
 
 export interface RouterOptions {
@@ -69,19 +60,25 @@ export interface RouterOptions {
   readonly trustedSources: readonly string[];
   /** Host of the From URI on outgoing calls. */
   readonly fromDomain: string;
+  /** How legs live that go through no trunk. */
+  readonly plainPolicy: LegPolicy;
   /** How long an edge may take to accept an order. */
   readonly orderTimeoutMs: number;
   readonly ringTimeoutMsMax: number;
   /** Records of ended calls that can still be asked for. */
   readonly endedCallsMax: number;
+  /** How long an outgoing call waits for its turn under a trunk's calls per second. */
+  readonly trunkWaitMs: number;
 }
 
 export const DEFAULT_ROUTER: Omit<RouterOptions, 'fromDomain'> = {
   defaultRoute: null,
   trustedSources: ['127.0.0.0/8', '::1/128'],
+  plainPolicy: DEFAULT_LEG_POLICY,
   orderTimeoutMs: 5_000,
   ringTimeoutMsMax: RING_TIMEOUT_MS_MAX,
   endedCallsMax: 1_000,
+  trunkWaitMs: 2_000,
 };
 
 export interface RouterDeps {
@@ -96,6 +93,11 @@ export interface RouterDeps {
   readonly onNotice: (notice: CallNotice) => void;
   readonly call: CallOptions;
   readonly options: RouterOptions;
+  /** How gateways fare, and where registered addresses are; absent: nobody knows. */
+  readonly stateOf?: NonNullable<OutboundParts['stateOf']>;
+  readonly contactsOf?: NonNullable<OutboundParts['contactsOf']>;
+  /** Caller identity; absent: nobody is verified or signed. */
+  readonly stir?: Pick<Stir, 'judge' | 'canSign'>;
 }
 
 export interface RouterEvents {
@@ -109,19 +111,45 @@ export interface RouterEvents {
 export class Router extends EventEmitter<RouterEvents> {
   readonly #deps: RouterDeps;
   readonly #callDeps: CallDeps;
-  readonly #trusted: AddressSet;
+  readonly #limiter: TrunkLimiter;
+  /** Who may call, and where calls go; here for dry runs too. */
+  readonly inbound: Inbound;
+  readonly outbound: Outbound;
+  readonly #orders: CallOrders;
   readonly #calls = new Map<CallSid, Call>();
   readonly #ended: Recent<CallSid, CallRecord>;
-  #offers: Subscription | null = null;
+  readonly #services: Subscription[] = [];
   #onEmpty: (() => void)[] = [];
+  #isStarted = false;
   readonly #endedTotal;
 
   constructor(deps: RouterDeps) {
     super();
     this.#deps = deps;
     const { clock, log, bus, journal, trace, metrics } = deps;
-    this.#callDeps = { clock, log, bus, journal, trace, options: deps.call };
-    this.#trusted = new AddressSet(deps.options.trustedSources);
+    const keeper = {
+      onStatus: (call: Call) => this.#tell('call.status', call),
+      onEnded: (call: Call) => this.#onEnded(call),
+      whyEnds: ({ record }: Call, code: ErrorCode) =>
+        whyEnds(record, code, (sid) => this.record(sid)),
+    };
+    this.#callDeps = { clock, log, bus, journal, trace, keeper, options: deps.call };
+    const { routes, admission, options, stateOf, contactsOf, stir } = deps;
+    const { trunkWaitMs: waitMsMax } = options;
+    const limiter = new TrunkLimiter({ clock, options: { waitMsMax } });
+    this.#limiter = limiter;
+    const parts = { clock, routes, admission, limiter, ...options };
+    this.inbound = new Inbound({ ...parts, ...(stir === undefined ? {} : { stir }) });
+    this.outbound = new Outbound({
+      ...{ clock, routes, limiter, fromDomain: options.fromDomain },
+      plainPolicy: options.plainPolicy,
+      canSign: () => stir?.canSign === true,
+      ...(stateOf === undefined ? {} : { stateOf }),
+      ...(contactsOf === undefined ? {} : { contactsOf }),
+    });
+    const { orderTimeoutMs, ringTimeoutMsMax } = options;
+    const bounds = { orderTimeoutMs, ringTimeoutMsMax };
+    this.#orders = new CallOrders({ bus, outbound: this.outbound, limiter, trace, ...bounds });
     this.#ended = new Recent({ max: deps.options.endedCallsMax });
     metrics.gauge('tandem_calls_live', 'Calls that have not ended', () => this.#calls.size);
     this.#endedTotal = metrics.counter('tandem_calls_ended_total', 'Calls that ended', [
@@ -132,8 +160,18 @@ export class Router extends EventEmitter<RouterEvents> {
     ]);
   }
 
+  /** From now on calls may begin; those of a former process are back before. */
   start(): void {
-    this.#offers = this.#deps.bus.respond(OFFERS, (offer) => this.#onOffer(offer));
+    this.#isStarted = true;
+    const { bus } = this.#deps;
+    this.#services.push(
+      bus.respond(OFFERS, (offer) => this.#onOffer(offer)),
+      bus.respond(SLOTS, (asked) => this.#orders.slot(this.#calls.get(asked.callSid), asked)),
+    );
+  }
+
+  get isStarted(): boolean {
+    return this.#isStarted;
   }
 
   get size(): number {
@@ -152,6 +190,16 @@ export class Router extends EventEmitter<RouterEvents> {
 
   calls(): IterableIterator<Call> {
     return this.#calls.values();
+  }
+
+  /** What a new call would be told by the node's own limits now. */
+  wouldAdmit(request: AdmissionRequest): Refusal | null {
+    return this.#deps.admission.look(request);
+  }
+
+  /** Calls of a trunk now. */
+  liveOn(sid: TrunkSid): { readonly in: number; readonly out: number } {
+    return this.#limiter.live(sid);
   }
 
   /** New calls are refused; those that live go on, and may still dial. Can be undone. */
@@ -173,13 +221,14 @@ export class Router extends EventEmitter<RouterEvents> {
    */
   async close(options: { readonly graceMs: number } = { graceMs: 0 }): Promise<void> {
     this.drain(true);
-    this.#offers?.close();
     const end = (): void => {
       for (const call of [...this.#calls.values()]) call.hangup('DRAINING');
     };
     const timer = this.#deps.clock.timer(options.graceMs, end);
     await this.idle();
     timer.cancel();
+    for (const service of this.#services) service.close();
+    this.#limiter.close();
   }
 
   /** A child of a live call. Throws CALL_NOT_LIVE, DIAL_NUMBER, or why it is not admitted. */
@@ -189,15 +238,17 @@ export class Router extends EventEmitter<RouterEvents> {
     const parent = this.#calls.get(request.parentCallSid);
     if (parent === undefined) throw new GatewayError('CALL_NOT_LIVE', { status: 'ended' });
     const { record } = parent;
+    const from = request.callerId ?? record.from;
     const call = this.#make(request, {
       accountSid: record.accountSid,
       direction: 'outbound-dial',
-      from: request.callerId ?? record.from,
+      from,
+      callerName: request.callerName ?? nameOf(record, from),
       parentCallSid: record.sid,
       endsWithParent: true,
     });
-    parent.addChild(call.sid);
-    this.#place(call, request, parent);
+    parent.relate({ childSids: [...record.childSids, call.sid] });
+    this.#orders.place(call, request, { parent, origin: record });
     return call;
   }
 
@@ -205,16 +256,19 @@ export class Router extends EventEmitter<RouterEvents> {
   originate(request: OriginateRequest): Call {
     const known = request.sid === undefined ? undefined : this.#calls.get(request.sid);
     if (known !== undefined) return known;
+    if (!this.#isStarted) throw new GatewayError('NOT_READY');
     const { accountSid, from, application, sendDigits } = request;
+    const forwarded = request.forwards === undefined ? null : this.record(request.forwards);
     const call = this.#make(request, {
       accountSid,
+      callerName: request.callerName ?? nameOf(forwarded, from),
       direction: 'outbound-api',
       from,
       application,
       sendDigits: sendDigits ?? null,
     });
     this.#run(call);
-    this.#place(call, request, null);
+    this.#orders.place(call, request, { parent: null, origin: forwarded });
     return call;
   }
 
@@ -229,8 +283,10 @@ export class Router extends EventEmitter<RouterEvents> {
       this.#deps.trace.open(record.sid);
       this.#deps.trace.bindSip(record.sip.callId, record.sid);
       this.#deps.admission.restored(record.accountSid);
+      const way = record.direction === 'inbound' ? 'in' : 'out';
+      if (record.trunkSid !== null) this.#limiter.restored(record.trunkSid, way, record.sid);
       const call = Call.restore(record, this.#callDeps);
-      this.#watch(call);
+      this.#calls.set(call.sid, call);
       call.note('call', 'restored');
       calls.push(call);
     }
@@ -256,68 +312,62 @@ export class Router extends EventEmitter<RouterEvents> {
 
   // --- Inbound --------------------------------------------------------------------------------
 
-  async #onOffer(offer: LegOffer): Promise<LegVerdict> {
-    try {
-      return await this.#admit(offer);
-    } catch (thrown) {
-      const { code, details } = asGatewayError(thrown);
-      return { admitted: false, code, details };
-    }
+  /** The verdict comes at once when the table knows at once. */
+  #onOffer(offer: LegOffer): Promise<LegVerdict> | LegVerdict {
+    const decisions = new Decisions();
+    const callSid = newSid('CA', this.#deps.clock);
+    const verdict = this.inbound.judge(offer, callSid, decisions);
+    return verdict instanceof Promise
+      ? verdict.then((later) => this.#admit(offer, callSid, later, decisions))
+      : this.#admit(offer, callSid, verdict, decisions);
   }
 
-  async #admit(offer: LegOffer): Promise<LegVerdict> {
-    const uri = parseUri(offer.requestUri);
-    const user = unescapeUser(uri.user);
-    const from = partyOf(offer.fromUri);
-    const { source, headers } = offer;
-    const query = { user, host: uri.host, from, source, headers };
-    const route = (await this.#deps.routes.inbound(query)) ?? this.#unclaimed(offer, from);
-    if (route.kind === 'refused') {
-      return { admitted: false, code: route.code, details: route.details };
+  #admit(
+    offer: LegOffer,
+    sid: CallSid,
+    verdict: InboundVerdict,
+    { list: decisions }: Decisions,
+  ): LegVerdict {
+    if (verdict.kind === 'refused') {
+      const { code, details, accountSid } = verdict;
+      return { admitted: false, code, details, accountSid, decisions };
     }
-    const { accountSid } = route;
-    const refusal = this.#deps.admission.admit({ accountSid, direction: 'inbound' });
-    if (refusal !== null) return { admitted: false, ...refusal };
+    const { route, query, policy, facts, stir } = verdict;
+    const { party, headers } = facts;
+    const { accountSid, trunkSid } = route;
     const call = this.#create(
       newCallRecord({
-        sid: newSid('CA', this.#deps.clock),
+        sid,
         accountSid,
         direction: 'inbound',
-        from: route.from,
+        from: party.from,
         to: route.to,
         status: 'ringing',
         createdAtMs: this.#deps.clock.nowMs(),
         ringingAtMs: this.#deps.clock.nowMs(),
-        callerName: offer.fromDisplay,
-        forwardedFrom: offer.forwardedFrom,
-        trunkSid: route.trunkSid,
+        callerName: party.name,
+        forwardedFrom: party.forwardedFrom,
+        phoneNumberSid: route.phoneNumberSid ?? null,
+        trunkSid,
         application: route.application,
         statusCallback: route.statusCallback,
         sip: {
           callId: offer.sipCallId,
-          domain: uri.host,
+          domain: query.host,
           sourceAddress: offer.source.address,
-          headers: offer.headers,
+          headers,
+          party,
           maxForwards: offer.maxForwards,
+          ...(stir === null ? {} : { stir: Object.fromEntries(stirParameters(stir)) }),
         },
       }),
     );
+    this.#deps.trace.decide(sid, decisions);
     // Only from `offered` on does the leg hear commands.
     call.once('leg', (event) => {
       if (event.kind === 'offered') this.#run(call);
     });
-    return { admitted: true, callSid: call.sid };
-  }
-
-  /** Nobody claims the number: ours to answer when we trust who calls. */
-  #unclaimed(offer: LegOffer, from: string): InboundRoute {
-    const { defaultRoute } = this.#deps.options;
-    const { address } = offer.source;
-    if (defaultRoute === null || !this.#trusted.has(address)) {
-      return { kind: 'refused', code: 'NO_ROUTE', details: { target: partyOf(offer.requestUri) } };
-    }
-    const to = partyOf(offer.requestUri);
-    return { kind: 'application', ...defaultRoute, to, from, trunkSid: null };
+    return { admitted: true, callSid: call.sid, trunkSid, policy, decisions };
   }
 
   // --- Outbound -------------------------------------------------------------------------------
@@ -326,7 +376,7 @@ export class Router extends EventEmitter<RouterEvents> {
     request: DialRequest | OriginateRequest,
     given: Pick<CallRecord, 'accountSid' | 'direction' | 'from'> & Partial<CallRecord>,
   ): Call {
-    const { accountSid, direction } = given;
+    const { accountSid, direction, from } = given;
     const to = targetName(request.target);
     const refusal = this.#deps.admission.admit({ accountSid, direction });
     if (refusal !== null) throw new GatewayError(refusal.code, refusal.details);
@@ -336,7 +386,7 @@ export class Router extends EventEmitter<RouterEvents> {
         to,
         status: 'queued',
         createdAtMs: this.#deps.clock.nowMs(),
-        callerName: request.callerName ?? '',
+        phoneNumberSid: this.#deps.routes.numberSid?.(accountSid, from) ?? null,
         timeLimitMs: request.timeLimitMs ?? null,
         statusCallback: request.statusCallback,
         ...given,
@@ -344,85 +394,12 @@ export class Router extends EventEmitter<RouterEvents> {
     );
   }
 
-  /** Never rejects: what goes wrong from here on is how the call ends. */
-  #place(call: Call, request: DialRequest | OriginateRequest, parent: Call | null): void {
-    this.#order(call, request, parent).catch((thrown: unknown) => {
-      const error = asGatewayError(thrown);
-      call.fail(error.code, error.message);
-    });
-  }
-
-  async #order(
-    call: Call,
-    request: DialRequest | OriginateRequest,
-    parent: Call | null,
-  ): Promise<void> {
-    const { record } = call;
-    const { target } = request;
-    const maxForwards = parent === null ? MAX_FORWARDS : forwardsOf(parent.record) - 1;
-    // A call that comes round again and again through us and others (RFC 7332).
-    if (maxForwards < 0) throw new GatewayError('SIP_TOO_MANY_HOPS');
-    const way = await this.#way(record.accountSid, target);
-    if (record.endingCode !== null) {
-      // Hung up while we looked: there is no leg that could say so.
-      call.fail(record.endingCode);
-      return;
-    }
-    const order: LegOrder = {
-      legId: record.legId,
-      callSid: record.sid,
-      accountSid: record.accountSid,
-      targets: way.targets,
-      fromUri: fromUriOf(record.from, this.#deps.options.fromDomain),
-      fromDisplay: record.callerName,
-      headers: target.kind === 'sip' ? target.headers : [],
-      credentials: way.credentials,
-      ringTimeoutMs: Math.min(request.ringTimeoutMs, this.#deps.options.ringTimeoutMsMax),
-      near: parent?.record.port ?? null,
-      group: parent?.sid ?? call.sid,
-      maxForwards,
-    };
-    call.note('call', 'placing', way.targets.map(({ uri }) => uri).join(' '));
-    const { orderTimeoutMs } = this.#deps.options;
-    await this.#deps.bus.request(ORDERS, order, { timeoutMs: orderTimeoutMs });
-    call.markInitiated(way.trunkSid);
-    // Told to end while nobody was there to hear it.
-    call.insist();
-  }
-
-  async #way(
-    accountSid: AccountSid,
-    target: DialTarget,
-  ): Promise<Pick<LegOrder, 'targets' | 'credentials'> & { trunkSid: TrunkSid | null }> {
-    if (target.kind === 'sip') {
-      const { credentials } = target;
-      return {
-        targets: [{ uri: target.uri, peer: null, trusted: false }],
-        credentials: credentials === null ? null : { ...credentials, realm: null },
-        trunkSid: null,
-      };
-    }
-    const { number } = target;
-    const trunk = selectTrunk(await this.#deps.routes.trunks(accountSid), number);
-    if (trunk === null) throw new GatewayError('NO_TRUNK', { target: number });
-    const gateways = orderGateways(trunk.gateways, () => this.#deps.clock.random());
-    const targets = gateways.map(({ uri }) => ({
-      uri: gatewayUri(uri, number),
-      peer: null,
-      trusted: true,
-    }));
-    const { credentials } = trunk;
-    if (credentials === null) return { targets, credentials: null, trunkSid: trunk.sid };
-    const password = credentials.password.reveal();
-    return { targets, credentials: { ...credentials, password }, trunkSid: trunk.sid };
-  }
-
   // --- The table ------------------------------------------------------------------------------
 
   #create(record: CallRecord): Call {
     this.#deps.trace.open(record.sid);
     const call = Call.create(record, this.#callDeps);
-    this.#watch(call);
+    this.#calls.set(call.sid, call);
     this.#deps.trace.bindSip(record.sip.callId, record.sid);
     this.#tell('call.created', call);
     return call;
@@ -439,19 +416,12 @@ export class Router extends EventEmitter<RouterEvents> {
     }
   }
 
-  #watch(call: Call): void {
-    this.#calls.set(call.sid, call);
-    call.on('status', (status) => {
-      if (!FINAL_STATUSES.has(status)) this.#tell('call.status', call);
-    });
-    call.on('ended', () => this.#onEnded(call));
-  }
-
   #onEnded(call: Call): void {
     const { record } = call;
     this.#calls.delete(call.sid);
     this.#ended.add(call.sid, record);
     this.#deps.admission.ended(record.accountSid);
+    this.#limiter.release(record.sid);
     this.#deps.trace.end(call.sid);
     for (const sid of record.childSids) {
       const child = this.#calls.get(sid);
@@ -470,9 +440,8 @@ export class Router extends EventEmitter<RouterEvents> {
   }
 
   #tell(type: CallNotice['type'], call: Call): void {
-    const notice: CallNotice = { type, atMs: this.#deps.clock.nowMs(), call: { ...call.record } };
     try {
-      this.#deps.onNotice(notice);
+      this.#deps.onNotice({ type, atMs: this.#deps.clock.nowMs(), call: call.record });
     } catch (thrown) {
       // Whoever keeps records must not decide whether a call lives.
       const error = asGatewayError(thrown);
@@ -481,6 +450,7 @@ export class Router extends EventEmitter<RouterEvents> {
   }
 }
 
-function forwardsOf({ sip }: CallRecord): number {
-  return Math.min(sip.maxForwards ?? MAX_FORWARDS, MAX_FORWARDS);
+/** The name of a caller goes on with his number, and with no other's. */
+function nameOf(origin: CallRecord | null, from: string): string {
+  return origin?.from === from ? origin.callerName : '';
 }

@@ -1,107 +1,79 @@
 /**
  * A SIP leg: one dialog (RFC 3261 §12–15) and one media port, driven by leg commands and speaking
- * leg events (`leg.ts`). Knows nothing of calls, routes or verbs. Offers and answers: `leg-media.ts`,
+ * leg events (`leg.ts`). Knows nothing of calls, routes or verbs. Offers and answers: `leg-offers.ts`,
  * numbers of events: `leg-outbox.ts`, outgoing legs: `leg-placing.ts`. An error in a command is an
  * event; an error of ours ends this leg.
  */
-import type { Bus, Subscription } from '../bus/bus.ts';
-import type { Clock, Timer } from '../core/clock.ts';
+import type { Subscription } from '../bus/bus.ts';
+import type { Timer } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
-import type { Log } from '../core/log.ts';
-import type { CallSid } from '../core/sid.ts';
+import type { CallSid, TrunkSid } from '../core/sid.ts';
 import type { PortStats } from '../media/binding.ts';
-import type { MediaEngine } from '../media/engine.ts';
 import type { Port } from '../media/port.ts';
-import type { Endpoint } from '../sip/endpoint.ts';
+import type { JudgedOffer } from '../sdp/offer-answer.ts';
 import type { HeaderField } from '../sip/message.ts';
-import type { Session, SessionEnd, SessionEvents, SessionRecord } from '../sip/session.ts';
-import type { Journal } from './journal.ts';
-import { type LegCommand, type LegFact, type LegId, legSubject, type SipHeaders } from './leg.ts';
+import { reasonFields } from '../sip/reason.ts';
+import type { Session, SessionEnd } from '../sip/session.ts';
 import {
-  type CheckedOffer,
-  LegMedia,
-  type LegMediaPolicy,
-  type LegMediaRecord,
-} from './leg-media.ts';
+  DEFAULT_LEG_POLICY,
+  type EndCause,
+  type LegCommand,
+  type LegFact,
+  type LegId,
+  type LegPolicy,
+  legSubject,
+  type SipHeaders,
+} from './leg.ts';
+import { LegMedia, type LegMediaRecord } from './leg-media.ts';
+import { LegOffers, type LegOffersOwner } from './leg-offers.ts';
+import type { LegDeps, LegPhase, LegRecord, Placing } from './leg-options.ts';
 import { LegOutbox, type OutboxRecord } from './leg-outbox.ts';
 import { LegQueue } from './leg-queue.ts';
+import { LegRefer, type LegReferOwner } from './leg-refer.ts';
+import { sipPart, takeUp } from './leg-remains.ts';
 import {
   applicationHeaders,
   causeOf,
+  endHeaders,
   localEnd,
+  reasonsOf,
   refusalHeaders,
   refusalStatus,
 } from './leg-signal.ts';
+import type { ReferFact } from './referral.ts';
 
-export interface LegOptions {
-  readonly eventsKeptMax: number;
-  readonly commandsSeenMax: number;
-  /** Commands and session events of one leg that wait for their turn. */
-  readonly queueDepthMax: number;
-  /** How long an ended leg still repeats its last events to a call that comes back. */
-  readonly lingerMs: number;
-  /** A key heard twice, in different ways, within this time is one key. */
-  readonly digitRepeatMs: number;
-  /** Header fields kept for the application, and the length of each. */
-  readonly headersMax: number;
-  readonly headerCharsMax: number;
-}
+export {
+  DEFAULT_LEG_OPTIONS,
+  type LegDeps,
+  type LegOptions,
+  type LegRecord,
+} from './leg-options.ts';
 
-export const DEFAULT_LEG_OPTIONS: LegOptions = {
-  eventsKeptMax: 64,
-  commandsSeenMax: 32,
-  queueDepthMax: 128,
-  lingerMs: 10_000,
-  digitRepeatMs: 400,
-  headersMax: 32,
-  headerCharsMax: 1024,
-};
-
-export interface LegDeps {
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly bus: Bus;
-  readonly journal: Journal;
-  readonly endpoint: Endpoint;
-  readonly engine: MediaEngine;
-  readonly media: LegMediaPolicy;
-  readonly options: LegOptions;
-  /** The leg is over and nobody will ask for it again. */
-  readonly onClosed: (leg: SipLeg) => void;
-}
-
-export type LegPhase = 'early' | 'answered' | 'ended';
-
-/** A leg as plain data: everything `restore` needs. */
-export interface LegRecord {
-  readonly legId: LegId;
-  readonly callSid: CallSid;
-  readonly direction: 'in' | 'out';
-  readonly phase: LegPhase;
-  readonly session: SessionRecord | null;
-  readonly media: LegMediaRecord;
-  readonly outbox: OutboxRecord;
-  readonly sipHeaders: SipHeaders;
-}
-
-export class SipLeg {
+export class SipLeg implements LegOffersOwner, LegReferOwner {
   readonly legId: LegId;
   readonly callSid: CallSid;
   readonly direction: 'in' | 'out';
   readonly media: LegMedia;
+  /** Through which an outgoing leg goes. */
+  trunkSid: TrunkSid | null = null;
   readonly #deps: LegDeps;
+  readonly #offers: LegOffers;
+  readonly #refer: LegRefer;
   readonly #outbox: LegOutbox;
   readonly #queue: LegQueue;
   readonly #journalKey: string;
   readonly #commands: Subscription;
   #phase: LegPhase = 'early';
   #session: Session | null = null;
+  /** Of the answer to an outgoing leg. */
   #sipHeaders: SipHeaders = {};
-  /** The offer of the INVITE, null when it had none; dropped once answered. */
-  #offer: CheckedOffer | null = null;
+  #policy = DEFAULT_LEG_POLICY;
+  #placing: Placing | null = null;
   /** Why we end it, when we do. */
   #endCode: ErrorCode | null = null;
   #earlyMedia = false;
+  /** What placing began is not its dialog any more. */
+  #isReplaced = false;
   #linger: Timer | null = null;
 
   constructor(
@@ -136,9 +108,12 @@ export class SipLeg {
       policy: deps.media,
       digitRepeatMs: deps.options.digitRepeatMs,
       tell: (fact, key) => this.#emit(fact, key),
+      sendInfo: (info, onDone) => this.#session?.side.sendInfo({ package: '', ...info }, onDone),
       onLost: (error) => this.fail(error),
-      ...(mediaRecord === undefined ? {} : { record: mediaRecord }),
+      record: mediaRecord ?? null,
     });
+    this.#offers = new LegOffers({ owner: this, media: this.media, log: deps.log });
+    this.#refer = new LegRefer(this, deps);
     this.#commands = bus.subscribe(legSubject(legId), (command) => this.#onCommand(command));
   }
 
@@ -149,19 +124,22 @@ export class SipLeg {
       callSid: CallSid;
       session: Session;
       /** The INVITE's description, null when it has none. */
-      offer: CheckedOffer | null;
-      sipHeaders: SipHeaders;
+      offer: JudgedOffer | null;
+      policy: LegPolicy;
+      mayHearEarly: boolean;
       ended: SessionEnd | null;
     },
     deps: LegDeps,
   ): SipLeg {
-    const { legId, callSid, session, ended, offer, sipHeaders } = options;
+    const { legId, callSid, session, ended, offer } = options;
     const leg = new SipLeg({ legId, callSid, direction: 'in', group: callSid }, deps);
-    leg.#offer = offer;
-    leg.#sipHeaders = sipHeaders;
+    leg.usePolicy(options.policy);
+    leg.#offers.begin(offer, options.mayHearEarly);
     leg.attachSession(session);
     leg.#emit({ kind: 'offered', earlyOffer: offer !== null });
     if (ended !== null) leg.#onSessionEnd(ended);
+    // What the trunk's policy and the INVITE cannot agree on is refused here; the session ends.
+    else session.apply(options.policy);
     return leg;
   }
 
@@ -171,16 +149,19 @@ export class SipLeg {
     const group = callSid;
     const leg = new SipLeg({ legId, callSid, direction, group, mediaRecord: media, outbox }, deps);
     leg.#phase = record.phase;
+    if (record.policy !== undefined) leg.usePolicy(record.policy);
     leg.#sipHeaders = record.sipHeaders;
+    leg.trunkSid = record.trunkSid ?? null;
     if (record.phase === 'ended') {
       leg.#startLinger();
       return leg;
     }
     try {
-      if (record.phase !== 'answered' || record.session === null || media.port === null) {
+      const session = takeUp(record, deps);
+      if (session !== null) leg.attachSession(session);
+      if (record.phase !== 'answered' || session === null || media.port === null) {
         throw new GatewayError('LEG_LOST');
       }
-      leg.attachSession(deps.endpoint.restore(record.session));
       await leg.media.adopt(media.port);
       leg.#changed();
     } catch (thrown) {
@@ -204,12 +185,29 @@ export class SipLeg {
       callSid: this.callSid,
       direction: this.direction,
       phase: this.#phase,
-      // Before the answer there is no dialog that could be taken up again.
-      session: this.#phase === 'answered' ? (this.#session?.record() ?? null) : null,
+      ...sipPart(this.#phase, this.#session, this.#placing),
       media: this.media.record(),
       outbox: this.#outbox.record(),
       sipHeaders: this.#sipHeaders,
+      ...(this.#policy === DEFAULT_LEG_POLICY ? {} : { policy: this.#policy }),
+      ...(this.trunkSid === null ? {} : { trunkSid: this.trunkSid }),
     };
+  }
+
+  /** How its trunk wants this leg. */
+  get policy(): LegPolicy {
+    return this.#policy;
+  }
+
+  /** It is with another trunk from now on: what is offered next is for that one. */
+  usePolicy(policy: LegPolicy): void {
+    this.#policy = policy;
+    this.media.useTerms(policy);
+  }
+
+  /** Who is asked to stop when the leg is told to end before it is answered. */
+  placeWith(placing: Placing): void {
+    this.#placing = placing;
   }
 
   /** Runs `work` in the leg's queue; what it throws ends the leg. */
@@ -223,15 +221,67 @@ export class SipLeg {
   /** Listens to a dialog; on outgoing legs called once per try. */
   attachSession(session: Session): void {
     this.#session = session;
-    session.on('offer', (offer) => this.queue(() => this.#onReoffer(offer)));
-    session.on('acknowledged', ({ sdp }) => this.queue(() => this.#onAcknowledged(sdp)));
+    this.#refer.attach(session);
+    const offers = this.#offers;
+    session.on('offer', (offer) => this.queue(() => offers.onOffer(offer, session)));
+    session.on('acknowledged', ({ sdp }) => this.queue(() => offers.onAcknowledged(sdp)));
+    session.on('earlyAnswer', ({ sdp }) => this.queue(() => offers.onEarlyAnswer(sdp)));
+    session.on('reoffered', (answered) => this.queue(() => offers.onReoffered(answered)));
     session.on('digit', ({ key, durationMs }) => this.media.digit(key, durationMs, 'info'));
     session.on('changed', () => this.#changed());
     // While an outgoing leg is being placed its end may mean the next try: `leg-placing.ts` hears.
-    if (this.direction === 'in' || this.#phase === 'answered') {
-      session.on('ended', (end) => this.#onSessionEnd(end));
+    if (session.direction === 'in' || this.#phase === 'answered') {
+      session.on('ended', (end) => {
+        if (session === this.#session) this.#onSessionEnd(end);
+      });
     }
     this.#changed();
+  }
+
+  get sessionId(): string | null {
+    return this.#session?.id ?? null;
+  }
+
+  /** Where its peer was last heard from. */
+  get peerAddress(): string {
+    return this.#session?.source.address ?? '';
+  }
+
+  get referMode(): LegPolicy['refer'] {
+    return this.#policy.refer;
+  }
+
+  tell(fact: ReferFact, key: string | null): void {
+    if (this.#phase !== 'ended') this.#emit(fact, key);
+  }
+
+  onTransferred(): void {
+    this.#hangup('CALL_COMPLETED');
+  }
+
+  /** Another dialog takes the place of its own (RFC 3891 §3), which ends. The bridge stays. */
+  async replaceSession(session: Session): Promise<void> {
+    if (this.isEnding || !session.apply(this.#policy)) {
+      session.reject(481);
+      return;
+    }
+    let sdp: string;
+    try {
+      sdp = await this.#offers.answerNew(session);
+    } catch (thrown) {
+      const { row, message } = asGatewayError(thrown);
+      return session.reject(row.sip, { reason: message });
+    }
+    const old = this.#session;
+    if (this.isEnding || session.state !== 'early') return session.reject(481);
+    this.#isReplaced = true;
+    this.attachSession(session);
+    session.accept(sdp);
+    if (this.#placing === null) old?.hangup();
+    else this.#placing.abort('', []);
+    this.#placing = null;
+    if (session.offer !== '') this.answered();
+    this.#emit({ kind: 'replaced', sipCallId: session.callId });
   }
 
   /** A try of an outgoing leg failed and another follows. */
@@ -241,16 +291,17 @@ export class SipLeg {
 
   rings(sipStatus: number, earlyMedia: boolean): void {
     this.#earlyMedia ||= earlyMedia;
-    this.#emit({ kind: 'ringing', sipStatus, earlyMedia: this.#earlyMedia }, 'ring');
+    const port = this.#earlyMedia ? (this.media.port?.ref ?? null) : null;
+    this.#emit({ kind: 'ringing', sipStatus, earlyMedia: this.#earlyMedia, port }, 'ring');
   }
 
   /** Audio can flow in both directions: the leg is answered, whoever answered. */
-  answered(headers: Iterable<HeaderField>): void {
+  answered(headers: Iterable<HeaderField> = []): void {
     const { port } = this.media;
     if (port === null || this.#phase !== 'early') return;
     this.#phase = 'answered';
-    this.#offer = null;
-    this.media.forgetAnswer();
+    this.#placing = null;
+    this.#offers.settle();
     if (this.direction === 'out') {
       this.#sipHeaders = applicationHeaders(headers, this.#deps.options);
     }
@@ -266,52 +317,14 @@ export class SipLeg {
     };
   }
 
-  /** The peer offers anew: hold, resume, another address or codec. A bridge stays as it is. */
-  async #onReoffer(offer: SessionEvents['offer'][0]): Promise<void> {
-    if (this.#phase === 'ended') return;
-    const wasOnHold = this.media.onHold;
-    try {
-      // RFC 3261 §14.2: one without a description asks us to offer; the answer is in the ACK.
-      if (offer.sdp === '') offer.answer(await this.media.offer(this.#offerTo()));
-      else offer.answer(await this.media.answerAgain(offer.sdp));
-    } catch (thrown) {
-      const error = asGatewayError(thrown);
-      this.#deps.log.info({ callSid: this.callSid, code: error.code }, 'new offer refused');
-      offer.refuse(error.row.sip, error.message);
-    }
-    this.#tellHold(wasOnHold);
+  /** The peer put us on hold or took us back (RFC 3264 §8.4). */
+  onHoldChanged(onHold: boolean): void {
+    this.#emit({ kind: 'hold', onHold });
+  }
+
+  /** Other media than before may be agreed. */
+  onAgreed(): void {
     this.#changed();
-  }
-
-  /** An ACK. It brings the answer when the offer was ours (RFC 3261 §13.2.2.4, §14.1). */
-  #onAcknowledged(sdp: string | null): Promise<void> | void {
-    if (this.#phase === 'ended') return;
-    return this.media.isOffering ? this.#onLateAnswer(sdp) : this.media.prove();
-  }
-
-  async #onLateAnswer(sdp: string | null): Promise<void> {
-    const wasOnHold = this.media.onHold;
-    if (this.#phase === 'early') {
-      await this.media.accept(sdp ?? '', true);
-      this.answered([]);
-      return;
-    }
-    try {
-      await this.media.accept(sdp ?? '', true);
-      this.#tellHold(wasOnHold);
-    } catch (thrown) {
-      // The former agreement still stands (RFC 3261 §14.1): audio goes on as it was.
-      this.#deps.log.info(
-        { callSid: this.callSid, code: asGatewayError(thrown).code },
-        'answer in ACK not usable',
-      );
-    }
-    this.#changed();
-  }
-
-  #tellHold(wasOnHold: boolean): void {
-    const { onHold } = this.media;
-    if (onHold !== wasOnHold) this.#emit({ kind: 'hold', onHold });
   }
 
   // --- Commands -------------------------------------------------------------------------------
@@ -323,10 +336,12 @@ export class SipLeg {
       if (this.#phase === 'ended' && this.#outbox.isAcknowledged) this.#dispose();
       return;
     }
+    // RFC 5057 §4.2: who referred and hung up is told all the same.
+    if (command.kind === 'referOutcome' && this.#phase === 'ended') this.#refer.obey(command);
     if (this.#phase === 'ended' || !this.#outbox.takes(command)) return;
     if (command.kind === 'hangup') {
       // Not behind work that may hang itself: a far end that never answers must still end.
-      this.#hangup(command.code, command.reason);
+      this.#hangup(command.code, command.reason, command.cause);
       return;
     }
     this.#queue.run(
@@ -352,6 +367,10 @@ export class SipLeg {
       case 'hangup':
       case 'attach':
         return;
+      case 'referOutcome':
+      case 'refer':
+      case 'sendInfo':
+        return this.#refer.obey(command);
       default:
         return this.media.obey(command);
     }
@@ -360,68 +379,44 @@ export class SipLeg {
   #ring(earlyMedia: boolean): Promise<void> | void {
     const session = this.#session;
     if (this.direction !== 'in' || this.#phase !== 'early' || session === null) return;
-    // Without an offer there is nothing to answer early (RFC 3261 §13.2.1).
-    if (earlyMedia && this.#offer !== null) return this.#ringWithAudio(session, this.#offer);
-    session.progress(180);
-    this.rings(180, false);
-  }
-
-  async #ringWithAudio(session: Session, offer: CheckedOffer): Promise<void> {
-    const sdp = await this.#answerOffer(offer);
-    if (this.isEnding) return;
-    session.progress(183, { sdp });
-    this.rings(183, true);
+    return this.#offers.ring(session, earlyMedia);
   }
 
   async #answer(): Promise<void> {
-    const session = this.#session;
     const { port } = this.media;
-    if (this.direction !== 'in' || session === null) return;
+    if (this.direction !== 'in' || this.#session === null) return;
     if (this.#phase === 'answered' && port !== null) {
       this.#emit(this.#answeredFact(port), 'answer');
       return;
     }
-    const offer = this.#offer;
-    const sdp = await (offer === null
-      ? this.media.offer(this.#offerTo())
-      : this.#answerOffer(offer));
-    if (this.isEnding) return;
-    session.accept(sdp);
-    if (offer !== null) this.answered([]);
-  }
-
-  /** The answer to the INVITE's offer. One that cannot be given refuses the INVITE. */
-  async #answerOffer(offer: CheckedOffer): Promise<string> {
-    try {
-      return await this.media.answer(offer);
-    } catch (thrown) {
-      this.fail(thrown);
-      throw thrown;
-    }
-  }
-
-  #offerTo(): { near: null; peer: string } {
-    return { near: null, peer: this.#session?.source.address ?? '' };
+    await this.#offers.answer(this.#session);
   }
 
   #reject(status: number, reason: string): void {
     if (this.direction !== 'in' || this.#phase !== 'early') return;
+    // Our offer in a 2xx waits for its answer in the ACK: only BYE ends that (RFC 3261 §15).
+    if (this.#session?.state === 'confirmed') this.#hangup('CALL_REJECTED');
+    if (this.isEnding) return;
     this.#endCode = status === 486 || status === 600 ? 'CALL_BUSY' : 'CALL_REJECTED';
     this.#session?.reject(status, reason === '' ? {} : { reason });
   }
 
-  #hangup(code: ErrorCode, reason?: string): void {
+  #hangup(code: ErrorCode, reason?: string, cause?: EndCause): void {
     if (this.isEnding) return;
     this.#endCode = code;
     const session = this.#session;
-    if (session === null) {
-      this.#onSessionEnd(localEnd(code, reason ?? ERRORS[code].text));
+    const text = reason ?? ERRORS[code].text;
+    const why = reasonFields(cause?.reasons ?? reasonsOf(code));
+    if (this.#placing !== null) {
+      this.#onSessionEnd(this.#placing.abort(reason ?? '', why) ?? localEnd(code, text));
+    } else if (session === null) {
+      this.#onSessionEnd(localEnd(code, text));
     } else if (this.direction === 'in' && session.state === 'early') {
-      const text = reason ?? ERRORS[code].text;
       const options = { retryAfterSeconds: 5, warnAgent: 'tandem' };
       const headers = refusalHeaders(code, text, options);
-      session.reject(refusalStatus(code), { headers });
-    } else session.hangup(reason === undefined ? {} : { reason });
+      const status = cause?.sipStatus || refusalStatus(code);
+      session.reject(status, { headers: cause === undefined ? headers : [...headers, ...why] });
+    } else session.hangup({ headers: why, ...(reason === undefined ? {} : { reason }) });
     this.#changed();
   }
 
@@ -441,7 +436,7 @@ export class SipLeg {
 
   /** The dialog is over, or an outgoing leg has no further place to try. */
   end(end: SessionEnd): void {
-    this.#onSessionEnd(end);
+    if (!this.#isReplaced) this.#onSessionEnd(end);
   }
 
   #onSessionEnd(end: SessionEnd): void {
@@ -468,7 +463,7 @@ export class SipLeg {
       sipStatus: end.status,
       reason: end.reason,
       sipCallId: this.#session?.callId ?? '',
-      headers: applicationHeaders(end.headers, this.#deps.options),
+      headers: endHeaders(end, this.#deps.options),
       stats,
     };
     this.#session = null;
@@ -482,9 +477,14 @@ export class SipLeg {
 
   #dispose(): void {
     this.#linger?.cancel();
+    if (this.#refer.isWaiting) {
+      this.#startLinger(); // it ends by its subscription's own time
+      return;
+    }
+    this.#refer.close();
     this.#commands.close();
     this.#deps.journal.remove(this.#journalKey);
-    this.#deps.onClosed(this);
+    this.#deps.onClosed(this.legId);
   }
 
   #emit(fact: LegFact, key: string | null = null): void {
@@ -492,8 +492,8 @@ export class SipLeg {
     this.#changed();
   }
 
-  /** Without a dialog a leg cannot be taken up again: its call finds no record and knows. */
+  /** Early ones too: they are not taken up again, but who rings is told (`leg-remains.ts`). */
   #changed(): void {
-    if (this.#phase !== 'early') this.#deps.journal.put(this.#journalKey, this);
+    this.#deps.journal.put(this.#journalKey, this);
   }
 }

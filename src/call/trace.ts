@@ -4,10 +4,12 @@
  * a log: entries hold first lines and outcomes, never bodies, digits or credentials.
  */
 import type { Clock } from '../core/clock.ts';
-import type { CallSid } from '../core/sid.ts';
+import type { ErrorCode } from '../core/errors.ts';
+import type { AccountSid, CallSid } from '../core/sid.ts';
 import type { TraceMessage } from '../sip/peer.ts';
+import type { Decision } from './decision.ts';
 
-export type TraceKind = 'sip' | 'webhook' | 'verb' | 'leg' | 'command' | 'call';
+export type TraceKind = 'sip' | 'webhook' | 'verb' | 'leg' | 'command' | 'call' | 'decision';
 
 export interface TraceEntry {
   readonly atMs: number;
@@ -25,6 +27,10 @@ export interface TraceOptions {
   readonly textCharsMax: number;
   /** SIP messages held until a call claims their Call-ID. */
   readonly unclaimedMax: number;
+  /** Refused INVITEs of known sources whose history is still held. */
+  readonly refusedMax: number;
+  /** The same of strangers, apart so that a flood of them pushes out nothing else. */
+  readonly strangersMax: number;
 }
 
 export const DEFAULT_TRACE: Omit<TraceOptions, 'clock'> = {
@@ -32,20 +38,54 @@ export const DEFAULT_TRACE: Omit<TraceOptions, 'clock'> = {
   endedCallsMax: 1_000,
   textCharsMax: 200,
   unclaimedMax: 512,
+  refusedMax: 1_000,
+  strangersMax: 128,
 };
 
+/** An INVITE that became no call. */
+export interface RefusedInvite {
+  readonly sipCallId: string;
+  readonly code: ErrorCode;
+  /** Why, in words. */
+  readonly text: string;
+  /** Whose number was called; null where that is not known. */
+  readonly accountSid: AccountSid | null;
+  readonly decisions: readonly Decision[];
+  /** Its source is nobody we know. */
+  readonly isStranger: boolean;
+}
+
+/** What is known by a Call-ID: of a call, or of an INVITE that was refused. */
+export interface TraceOfCallId {
+  readonly callSid: CallSid | null;
+  readonly refused: RefusedInvite | null;
+  readonly entries: readonly TraceEntry[];
+}
+
 interface History {
-  entries: TraceEntry[];
+  readonly entries: TraceEntry[];
   dropped: number;
   sipCallId: string;
+  isEnded: boolean;
+  readonly callSid: CallSid | null;
+  readonly refused: RefusedInvite | null;
+}
+
+interface Ring {
+  readonly callIds: string[];
+  at: number;
 }
 
 export class TraceBook {
   readonly #options: TraceOptions;
-  readonly #live = new Map<CallSid, History>();
-  /** In order of their end, oldest first. */
-  readonly #ended = new Map<CallSid, History>();
-  readonly #bySip = new Map<string, CallSid>();
+  readonly #histories = new Map<CallSid, History>();
+  /** The calls that ended last, in a ring: each one pushes out the oldest. */
+  readonly #ended: CallSid[] = [];
+  #endedAt = 0;
+  readonly #bySip = new Map<string, History>();
+  /** Call-IDs of refused INVITEs in rings, as `#ended` is. */
+  readonly #refused: Ring = { callIds: [], at: 0 };
+  readonly #strangers: Ring = { callIds: [], at: 0 };
   /** By Call-ID, oldest first: the INVITE is seen before there is a call it could belong to. */
   readonly #unclaimed = new Map<string, TraceMessage[]>();
   #unclaimedCount = 0;
@@ -56,16 +96,17 @@ export class TraceBook {
 
   /** Starts the history of a call. Entries for a call that is not open are dropped. */
   open(sid: CallSid): void {
-    if (!this.#live.has(sid)) this.#live.set(sid, { entries: [], dropped: 0, sipCallId: '' });
+    if (this.#histories.has(sid)) return;
+    const history = { entries: [], dropped: 0, sipCallId: '', isEnded: false };
+    this.#histories.set(sid, { ...history, callSid: sid, refused: null });
   }
 
   add(sid: CallSid, kind: TraceKind, text: string, detail = ''): void {
-    this.#put(sid, this.#options.clock.nowMs(), kind, text, detail);
+    const history = this.#histories.get(sid);
+    if (history !== undefined) this.#put(history, this.#options.clock.nowMs(), kind, text, detail);
   }
 
-  #put(sid: CallSid, atMs: number, kind: TraceKind, text: string, detail: string): void {
-    const history = this.#live.get(sid) ?? this.#ended.get(sid);
-    if (history === undefined) return;
+  #put(history: History, atMs: number, kind: TraceKind, text: string, detail: string): void {
     const { entriesPerCallMax, textCharsMax } = this.#options;
     history.entries.push({
       atMs,
@@ -78,25 +119,80 @@ export class TraceBook {
     history.dropped += 1;
   }
 
+  /** Why the call is, or is not, and where it goes. */
+  decide(sid: CallSid, decisions: readonly Decision[]): void {
+    const history = this.#histories.get(sid);
+    if (history !== undefined) this.#decide(history, decisions);
+  }
+
+  #decide(history: History, decisions: readonly Decision[]): void {
+    const nowMs = this.#options.clock.nowMs();
+    for (const { step, ok, what, fix } of decisions) {
+      this.#put(history, nowMs, 'decision', `${ok ? 'ok' : 'no'} ${step}: ${what}`, fix);
+    }
+  }
+
+  /** An INVITE that became no call: what was compared stays for a while, by its Call-ID. */
+  refuse(refused: RefusedInvite): void {
+    const { sipCallId, code, text, isStranger } = refused;
+    // Of a call that is there (a merged INVITE, say) the call's own history goes on.
+    if (sipCallId === '' || this.#bySip.get(sipCallId)?.callSid) return;
+    const known = this.#bySip.get(sipCallId);
+    const history: History = {
+      ...{ entries: known?.entries ?? [], dropped: known?.dropped ?? 0 },
+      ...{ sipCallId, isEnded: true, callSid: null, refused },
+    };
+    this.#claim(history);
+    this.#decide(history, refused.decisions);
+    this.#put(history, this.#options.clock.nowMs(), 'call', `refused: ${code}`, text);
+    this.#bySip.set(sipCallId, history);
+    if (known !== undefined) return;
+    const { refusedMax, strangersMax } = this.#options;
+    if (isStranger) this.#remember(this.#strangers, strangersMax, sipCallId);
+    else this.#remember(this.#refused, refusedMax, sipCallId);
+  }
+
+  #remember(ring: Ring, max: number, callId: string): void {
+    const oldest = ring.callIds[ring.at];
+    if (oldest !== undefined && this.#bySip.get(oldest)?.callSid === null) {
+      this.#bySip.delete(oldest);
+    }
+    ring.callIds[ring.at] = callId;
+    ring.at = (ring.at + 1) % max;
+  }
+
+  /** What is known of a Call-ID; null when nothing is. */
+  byCallId(sipCallId: string): TraceOfCallId | null {
+    const history = this.#bySip.get(sipCallId);
+    if (history === undefined) return null;
+    const { callSid, refused, entries } = history;
+    return { callSid, refused, entries };
+  }
+
   /** From now on SIP messages with this Call-ID belong to the call. */
   bindSip(sipCallId: string, sid: CallSid): void {
-    const history = this.#live.get(sid);
+    const history = this.#histories.get(sid);
     if (history === undefined || sipCallId === '' || history.sipCallId === sipCallId) return;
     this.#bySip.delete(history.sipCallId);
     history.sipCallId = sipCallId;
-    this.#bySip.set(sipCallId, sid);
-    const messages = this.#unclaimed.get(sipCallId);
+    this.#claim(history);
+    this.#bySip.set(sipCallId, history);
+  }
+
+  /** Messages that came before anybody knew whose they are. */
+  #claim(history: History): void {
+    const messages = this.#unclaimed.get(history.sipCallId);
     if (messages === undefined) return;
-    this.#unclaimed.delete(sipCallId);
+    this.#unclaimed.delete(history.sipCallId);
     this.#unclaimedCount -= messages.length;
-    for (const message of messages) this.#take(sid, message);
+    for (const message of messages) this.#take(history, message);
   }
 
   /** A message the endpoint sent or received. */
   sip(message: TraceMessage): void {
-    const sid = this.#bySip.get(message.callId);
-    if (sid !== undefined) {
-      this.#take(sid, message);
+    const history = this.#bySip.get(message.callId);
+    if (history !== undefined) {
+      this.#take(history, message);
       return;
     }
     const messages = this.#unclaimed.get(message.callId);
@@ -116,35 +212,40 @@ export class TraceBook {
     if (messages.length === 0) this.#unclaimed.delete(callId);
   }
 
-  #take(sid: CallSid, message: TraceMessage): void {
+  #take(history: History, message: TraceMessage): void {
     const arrow = message.direction === 'in' ? '<-' : '->';
     const again = message.retransmission ? ' (again)' : '';
     const { peer } = message;
     const where = `${peer.transport}:${peer.address}:${peer.port} ${message.bytes} B${again}`;
-    this.#put(sid, message.atMs, 'sip', `${arrow} ${message.firstLine}`, where);
+    this.#put(history, message.atMs, 'sip', `${arrow} ${message.firstLine}`, where);
   }
 
   /** The call ended: its history stays until newer ended calls push it out. */
   end(sid: CallSid): void {
-    const history = this.#live.get(sid);
-    if (history === undefined) return;
-    this.#live.delete(sid);
-    this.#ended.set(sid, history);
-    if (this.#ended.size <= this.#options.endedCallsMax) return;
-    const oldest = this.#ended.entries().next().value;
-    if (oldest === undefined) return;
-    this.#ended.delete(oldest[0]);
-    if (this.#bySip.get(oldest[1].sipCallId) === oldest[0]) this.#bySip.delete(oldest[1].sipCallId);
+    const history = this.#histories.get(sid);
+    if (history === undefined || history.isEnded) return;
+    history.isEnded = true;
+    const oldest = this.#ended[this.#endedAt];
+    if (oldest !== undefined) this.#forget(oldest);
+    this.#ended[this.#endedAt] = sid;
+    this.#endedAt = (this.#endedAt + 1) % this.#options.endedCallsMax;
+  }
+
+  #forget(sid: CallSid): void {
+    const history = this.#histories.get(sid);
+    this.#histories.delete(sid);
+    const callId = history?.sipCallId ?? '';
+    if (this.#bySip.get(callId) === history) this.#bySip.delete(callId);
   }
 
   /** Empty when nothing is known of the call any more. */
   entries(sid: CallSid): readonly TraceEntry[] {
-    return (this.#live.get(sid) ?? this.#ended.get(sid))?.entries ?? [];
+    return this.#histories.get(sid)?.entries ?? [];
   }
 
   /** Entries left out of the middle because there were too many. */
   dropped(sid: CallSid): number {
-    return (this.#live.get(sid) ?? this.#ended.get(sid))?.dropped ?? 0;
+    return this.#histories.get(sid)?.dropped ?? 0;
   }
 }
 

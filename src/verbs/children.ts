@@ -52,13 +52,13 @@ interface Child {
   readonly call: Call;
   readonly onLeg: (event: LegEvent) => void;
   readonly onEnded: () => void;
+  bridge: Bridge | null;
+  whisper: Whisper | null;
 }
 
 export class Children implements ChildCalls {
   readonly #options: ChildrenOptions;
   readonly #children = new Map<CallSid, Child>();
-  readonly #bridges = new Map<CallSid, Bridge>();
-  readonly #whispers = new Map<CallSid, Whisper>();
 
   constructor(options: ChildrenOptions) {
     this.#options = options;
@@ -69,24 +69,23 @@ export class Children implements ChildCalls {
   }
 
   record(sid: CallSid): CallRecord | null {
-    return this.#find(sid)?.record ?? this.#options.table.record(sid);
+    return this.#find(sid)?.call.record ?? this.#options.table.record(sid);
   }
 
   send(sid: CallSid, id: string, action: LegAction): void {
-    this.#find(sid)?.send({ id, ...action });
+    this.#find(sid)?.call.send({ id, ...action });
   }
 
   hangup(sid: CallSid, code: ErrorCode): void {
-    this.#find(sid)?.hangup(code);
+    this.#find(sid)?.call.hangup(code);
   }
 
   whisper(sid: CallSid, from: WhisperSource): void {
-    const call = this.#find(sid);
-    if (call === undefined || this.#whispers.has(sid) || this.isWhispered(sid)) return;
-    const whisper = this.#options.startWhisper(call, from);
-    this.#whispers.set(sid, whisper);
+    const child = this.#find(sid);
+    if (child === undefined || child.whisper !== null || this.isWhispered(sid)) return;
+    child.whisper = this.#options.startWhisper(child.call, from);
     // `done` never rejects
-    void whisper.done.then(() => this.#options.onEvent({ kind: 'child', sid, event: null }));
+    void child.whisper.done.then(() => this.#options.onEvent({ kind: 'child', sid, event: null }));
   }
 
   isWhispered(sid: CallSid): boolean {
@@ -94,51 +93,63 @@ export class Children implements ChildCalls {
     return flow !== null && flow.restriction === 'whisper' && flow.isOver;
   }
 
+  bridgeEarly(sid: CallSid): void {
+    const child = this.#find(sid);
+    if (child === undefined || child.bridge !== null) return;
+    child.bridge = new Bridge({ a: this.#options.parent, b: child.call, isEarly: true });
+    child.bridge.join();
+  }
+
   bridge(sid: CallSid): void {
-    const call = this.#find(sid);
-    if (call === undefined || this.#bridges.has(sid)) return;
-    const bridge = new Bridge({ a: this.#options.parent, b: call });
-    this.#bridges.set(sid, bridge);
-    bridge.join();
+    const child = this.#find(sid);
+    if (child === undefined || child.bridge?.isEarly === false) return;
+    // The audio stays joined while the one takes over from the other.
+    child.bridge?.leave();
+    child.bridge = new Bridge({ a: this.#options.parent, b: child.call });
+    child.bridge.join();
   }
 
   part(sid: CallSid, id: string): void {
-    const bridge = this.#bridges.get(sid);
-    this.#bridges.delete(sid);
+    const child = this.#children.get(sid);
     // One that ended by itself has parted them already; one that a former process made has not.
-    if (bridge !== undefined) bridge.close();
-    else this.#options.parent.send({ id, kind: 'unbridge' });
+    if (child === undefined || child.bridge === null) {
+      this.#options.parent.send({ id, kind: 'unbridge' });
+      return;
+    }
+    child.bridge.close();
+    child.bridge = null;
   }
 
   /** Stops watching. The calls and what joins them go on. */
   close(): void {
-    for (const { call, onLeg, onEnded } of this.#children.values()) {
+    for (const { call, onLeg, onEnded, whisper } of this.#children.values()) {
       call.off('leg', onLeg);
       call.off('ended', onEnded);
+      whisper?.close();
     }
     this.#children.clear();
-    for (const whisper of this.#whispers.values()) whisper.close();
-    this.#whispers.clear();
   }
 
   /** Also one that a former process placed, which is watched from now on. */
-  #find(sid: CallSid): Call | undefined {
+  #find(sid: CallSid): Child | undefined {
     const known = this.#children.get(sid);
-    if (known !== undefined) return known.call;
+    if (known !== undefined) return known;
     const call = this.#options.table.find(sid);
-    if (call !== undefined) this.#watch(call);
-    return call;
+    return call && this.#watch(call);
   }
 
-  #watch(call: Call): void {
-    if (this.#children.has(call.sid)) return;
+  #watch(call: Call): Child {
     const { sid } = call;
+    const known = this.#children.get(sid);
+    if (known !== undefined) return known;
     const onLeg = (event: LegEvent): void => {
       if (SEEN.has(event.kind)) this.#options.onEvent({ kind: 'child', sid, event });
     };
     const onEnded = (): void => this.#options.onEvent({ kind: 'child', sid, event: null });
-    this.#children.set(sid, { call, onLeg, onEnded });
+    const child: Child = { call, onLeg, onEnded, bridge: null, whisper: null };
+    this.#children.set(sid, child);
     call.on('leg', onLeg);
     call.on('ended', onEnded);
+    return child;
   }
 }

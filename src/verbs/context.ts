@@ -9,7 +9,7 @@ import type { LegAction } from '../call/leg.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import { shown } from '../http/url.ts';
 import type { Course } from './course.ts';
-import type { FlowDocument, FlowEvent } from './flow.ts';
+import type { FlowDocument, FlowEvent, FlowRecord } from './flow.ts';
 import type {
   ChildCalls,
   Notice,
@@ -123,6 +123,10 @@ export class RunningVerb implements VerbContext {
     } catch (thrown) {
       this.report(asGatewayError(thrown));
     }
+  }
+
+  takeRefer(refer: (FlowRecord['refer'] & object) | null): void {
+    this.#parts.course.save({ refer });
   }
 
   report(error: GatewayError): void {

@@ -28,15 +28,18 @@ const TAKEN: ReadonlySet<LegEvent['kind']> = new Set<LegEvent['kind']>([
   'bridged',
   'unbridged',
   'commandFailed',
+  'referProgress',
 ]);
 
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
+
 export class Course {
-  readonly #options: CourseOptions;
+  readonly #inboxMax: number;
   readonly #call: Call;
   readonly #clock: Clock;
   /** Wall clock at an instant of the monotonic one: together a wall clock that cannot jump. */
   readonly #originMs: number;
-  #flow: FlowRecord;
+  readonly #flow: Writable<FlowRecord>;
   /** Made when somebody asks for its signal: most calls wait for nothing but events. */
   #abort: AbortController | null = null;
   #why: Interruption['why'] | null = null;
@@ -48,7 +51,7 @@ export class Course {
   #isTaken = false;
 
   constructor(options: CourseOptions) {
-    this.#options = options;
+    this.#inboxMax = options.inboxMax;
     this.#call = options.call;
     this.#clock = options.clock;
     this.#originMs = options.clock.nowMs() - options.clock.monotonicMs();
@@ -83,18 +86,18 @@ export class Course {
   /** Changes the record; the event given out last is done with. */
   save(changes: Partial<FlowRecord>): void {
     if (this.#why === 'closed') return;
-    const inbox = this.#isTaken ? this.#flow.inbox.slice(1) : this.#flow.inbox;
+    if (this.#isTaken) this.#flow.inbox.shift();
     this.#isTaken = false;
-    this.#flow = { ...this.#flow, inbox, ...changes };
+    Object.assign(this.#flow, changes);
     this.#call.saveFlow(this.#flow);
   }
 
   /** Adds an event and wakes whoever waits for one. */
   post(event: FlowEvent): void {
     if (this.#why === 'closed') return;
-    const isFull = this.#flow.inbox.length >= this.#options.inboxMax;
-    if (isFull && event.kind === 'digit') return;
-    this.#flow = { ...this.#flow, inbox: [...this.#flow.inbox, event] };
+    const { inbox } = this.#flow;
+    if (inbox.length >= this.#inboxMax && event.kind === 'digit') return;
+    inbox.push(event);
     this.#call.saveFlow(this.#flow);
     this.#wake?.();
   }
@@ -176,7 +179,7 @@ export class Course {
 
   /** Something was heard, said or awaited: the flow does not merely go round. */
   #progress(): void {
-    if (this.#flow.idleDocuments !== 0) this.#flow = { ...this.#flow, idleDocuments: 0 };
+    this.#flow.idleDocuments = 0;
   }
 
   /** Wakes who waits at `atMs` or before; one that is set for earlier stays as it is. */
@@ -191,7 +194,9 @@ export class Course {
   }
 
   readonly #onLeg = (event: LegEvent): void => {
-    if (TAKEN.has(event.kind)) this.post(event);
+    // Ringing is news only where it opened a way for early media.
+    const isEarly = event.kind === 'ringing' && event.port !== null;
+    if (isEarly || TAKEN.has(event.kind)) this.post(event);
   };
 
   readonly #onEnded = (): void => this.interrupt('ended');

@@ -6,68 +6,22 @@
  * anything happens to it, so it does not matter which events were seen.
  */
 import type { CallRecord } from '../call/call-record.ts';
-import type { SipHeaders } from '../call/leg.ts';
-import { orderGateways } from '../call/route.ts';
+import { orderGateways } from '../call/trunk-choice.ts';
 import { asGatewayError, ERRORS, type ErrorCode, type ErrorRow } from '../core/errors.ts';
-import type { CallSid } from '../core/sid.ts';
 import type { Candidate, Noun } from './dial-nouns.ts';
+import { endEarlyMedia, Hearing } from './dial-ringing.ts';
+import {
+  type Attempt,
+  type AttemptEnd,
+  change,
+  type DialContext,
+  type DialStatus,
+  ended,
+  openAttempts,
+  stateOf,
+} from './dial-state.ts';
 import { sidOf } from './flow.ts';
-import { playIdOf, stop } from './output.ts';
-import type { OpenRecording } from './recording.ts';
 import type { RingingTone } from './tones.ts';
-import type { VerbContext } from './verb.ts';
-
-export type DialStatus = 'completed' | 'busy' | 'no-answer' | 'failed' | 'canceled';
-
-export interface AttemptEnd {
-  readonly status: DialStatus;
-  /** From its answer on; null when nobody knows, because another document took the callee away. */
-  readonly durationMs: number | null;
-  /** Of the dictionary, where the failure has one. */
-  readonly number: number | null;
-  readonly sipCallId: string;
-  readonly sipStatus: number;
-  readonly sipHeaders: SipHeaders;
-}
-
-export interface Attempt {
-  readonly noun: number;
-  readonly candidate: number;
-  readonly sid: CallSid;
-  readonly sinceMs: number;
-  /** There is, or was, a call of that sid. */
-  readonly isPlaced: boolean;
-  readonly end: AttemptEnd | null;
-}
-
-export interface DialState {
-  readonly attempts: readonly Attempt[];
-  readonly winner: CallSid | null;
-  readonly isRinging: boolean;
-  /** The caller was given a ringing tone, which somebody must stop. */
-  readonly hasRingback: boolean;
-  readonly areDigitsSent: boolean;
-  /** The two legs were told to join. */
-  readonly isBridging: boolean;
-  /** They said that they did. */
-  readonly isJoined: boolean;
-  readonly recording: OpenRecording | null;
-  readonly recorded: { readonly durationMs: number; readonly isFailed: boolean } | null;
-}
-
-const NEW_DIAL: DialState = {
-  attempts: [],
-  winner: null,
-  isRinging: false,
-  hasRingback: false,
-  areDigitsSent: false,
-  isBridging: false,
-  isJoined: false,
-  recording: null,
-  recorded: null,
-};
-
-export type DialContext = VerbContext<DialState>;
 
 /** What the calling half needs of the verb's arguments. */
 export interface Calling {
@@ -88,68 +42,54 @@ export async function callOut(
   context: DialContext,
   onRinging: () => Promise<void>,
 ): Promise<void> {
-  let isSaid = false;
-  while (stateOf(context).winner === null) {
-    place(dial, context);
-    review(context);
+  const hearing = new Hearing(dial.ringing, context);
+  for (;;) {
     // What just failed may make the next one due; each noun has only so many addresses.
-    while (stateOf(context).winner === null && plan(dial, context)) {
-      place(dial, context);
-      review(context);
-    }
+    do review(context);
+    while (stateOf(context).winner === null && placeDue(dial, context));
     const open = openAttempts(context);
     if (stateOf(context).winner !== null || open.length === 0) break;
-    if (!isSaid) {
-      isSaid = sayRinging(dial, context);
-      if (isSaid && context.call.answeredAtMs !== null) await onRinging();
-    }
+    if (hearing.review(open) && context.call.answeredAtMs !== null) await onRinging();
     const waitMs = dial.timeoutMs + context.options.dialGraceMs;
     const event = await context.next(Math.min(...open.map((one) => one.sinceMs)) + waitMs);
     if (event === null) giveUp(open, context, waitMs);
   }
+  if (stateOf(context).earlyFrom !== stateOf(context).winner) endEarlyMedia(context);
   cancelOthers(context);
 }
 
-export function stateOf(context: DialContext): DialState {
-  return context.state ?? NEW_DIAL;
-}
-
-export function change(context: DialContext, changes: Partial<DialState>): void {
-  context.save({ ...stateOf(context), ...changes });
-}
-
-/** Calls that are still there: to be ended when the verb is over before they are. */
-export function openAttempts(context: DialContext): readonly Attempt[] {
-  return stateOf(context).attempts.filter((attempt) => attempt.end === null);
-}
-
-/** Adds the attempts that are due. True when any was. */
-function plan(dial: Calling, context: DialContext): boolean {
+/** Begins the attempts that are due. True when any was. */
+function placeDue(dial: Calling, context: DialContext): boolean {
+  const { attempts } = stateOf(context);
   const due: Attempt[] = [];
   for (const [at, noun] of dial.nouns.entries()) {
-    const last = stateOf(context).attempts.findLast((attempt) => attempt.noun === at);
-    const attempt = next(noun, at, last, context);
-    if (attempt !== null) due.push(attempt);
-    const isTried = attempt === null ? last !== undefined && last.end !== null : false;
+    const last = attempts.findLast((attempt) => attempt.noun === at);
+    const candidate = nextCandidate(noun, last);
+    if (candidate !== null) due.push(place(dial, { noun, at, candidate }, context));
+    const isTried = candidate === null ? last !== undefined && last.end !== null : false;
     if (dial.sequential && !isTried) break;
   }
   if (due.length === 0) return false;
-  change(context, { attempts: [...stateOf(context).attempts, ...due] });
+  change(context, { attempts: [...attempts, ...due] });
   return true;
 }
 
-/** The attempt a noun is due for, given its last one; null when there is nothing to begin. */
-function next(
-  noun: Noun,
-  at: number,
-  last: Attempt | undefined,
-  context: DialContext,
-): Attempt | null {
-  const candidate = last === undefined ? 0 : last.candidate + 1;
-  const isDue =
-    last === undefined || (last.end?.status === 'failed' && candidate < noun.candidates.length);
-  if (!isDue) return null;
-  return {
+/** The address a noun is due for, given its last attempt; null when there is nothing to begin. */
+function nextCandidate(noun: Noun, last: Attempt | undefined): number | null {
+  if (last === undefined) return 0;
+  const next = last.candidate + 1;
+  return last.end?.status === 'failed' && next < noun.candidates.length ? next : null;
+}
+
+interface Due {
+  readonly noun: Noun;
+  readonly at: number;
+  readonly candidate: number;
+}
+
+/** The attempt, its call placed or why there is none. */
+function place(dial: Calling, { noun, at, candidate }: Due, context: DialContext): Attempt {
+  const attempt: Attempt = {
     noun: at,
     candidate,
     sid: sidOf('CA', context.call.sid, `${context.id}.${at}.${candidate}`),
@@ -157,32 +97,23 @@ function next(
     isPlaced: false,
     end: noun.problem === null ? null : failure(noun.problem.code),
   };
-}
-
-function place(dial: Calling, context: DialContext): void {
-  for (const attempt of openAttempts(context)) {
-    if (!attempt.isPlaced) placeOne(dial, attempt, context);
-  }
-}
-
-function placeOne(dial: Calling, attempt: Attempt, context: DialContext): void {
-  const noun = dial.nouns[attempt.noun];
-  const candidate = noun && inOrder(noun, attempt.noun, context)[attempt.candidate];
-  if (noun === undefined || candidate === undefined) return;
+  const chosen = inOrder(noun, at, context)[candidate];
+  if (chosen === undefined) return attempt;
   try {
     context.children.place({
       sid: attempt.sid,
       parentCallSid: context.call.sid,
-      target: candidate.target,
+      target: chosen.target,
       callerId: dial.callerId,
       ringTimeoutMs: dial.timeoutMs,
       timeLimitMs: dial.timeLimitMs,
       statusCallback: statusCallbackOf(noun, context),
     });
-    update(context, attempt.sid, { isPlaced: true });
+    attempt.isPlaced = true;
   } catch (thrown) {
-    update(context, attempt.sid, { end: failure(asGatewayError(thrown).code) });
+    attempt.end = failure(asGatewayError(thrown).code);
   }
+  return attempt;
 }
 
 /** Somewhere that cannot be told is no reason not to call. */
@@ -202,7 +133,7 @@ function inOrder(noun: Noun, at: number, context: DialContext): readonly Candida
   let draw = 0;
   const random = (): number => {
     draw += 1;
-    const hex = sidOf('CA', context.call.sid, `${context.id}.${at}.draw${draw}`).slice(2, 10);
+    const hex = sidOf('CA', context.call.sid, `${context.id}.${at}.draw${draw}`).slice(-8);
     return Number.parseInt(hex, 16) / 2 ** 32;
   };
   const gateways = noun.candidates.map(({ priority, weight }, index) => ({
@@ -220,11 +151,11 @@ function review(context: DialContext): void {
   for (const attempt of openAttempts(context)) {
     const call = attempt.isPlaced ? context.children.record(attempt.sid) : null;
     if (call === null) {
-      update(context, attempt.sid, { end: failure('LEG_LOST') });
+      ended(attempt, failure('LEG_LOST'), context);
     } else if (call.answeredAtMs !== null) {
       if (call.answeredAtMs < (first?.answeredAtMs ?? Number.POSITIVE_INFINITY)) first = call;
     } else if (call.end !== null) {
-      update(context, attempt.sid, { end: endOf(call, 0) });
+      ended(attempt, endOf(call, 0), context);
     } else if (call.status === 'ringing' && !stateOf(context).isRinging) {
       change(context, { isRinging: true });
     }
@@ -279,8 +210,7 @@ function giveUp(open: readonly Attempt[], context: DialContext, waitMs: number):
   for (const attempt of open) {
     if (attempt.sinceMs + waitMs > context.nowMs()) continue;
     context.children.hangup(attempt.sid, 'CALL_NO_ANSWER');
-    const end = { ...failure('CALL_NO_ANSWER'), status: 'no-answer' as const };
-    update(context, attempt.sid, { end });
+    ended(attempt, { ...failure('CALL_NO_ANSWER'), status: 'no-answer' }, context);
   }
 }
 
@@ -289,38 +219,6 @@ function cancelOthers(context: DialContext): void {
   for (const attempt of openAttempts(context)) {
     if (attempt.sid === winner) continue;
     context.children.hangup(attempt.sid, 'CALL_CANCELED');
-    const end = { ...failure('CALL_CANCELED'), status: 'canceled' as const };
-    update(context, attempt.sid, { end });
+    ended(attempt, { ...failure('CALL_CANCELED'), status: 'canceled' }, context);
   }
-}
-
-export function update(context: DialContext, sid: CallSid, changes: Partial<Attempt>): void {
-  const attempts = stateOf(context).attempts.map((attempt) =>
-    attempt.sid === sid ? { ...attempt, ...changes } : attempt,
-  );
-  change(context, { attempts });
-}
-
-/**
- * The caller hears that it rings: as a tone once answered, as a 180 before. True when that is said;
- * a call that is not answered yet is told at once, because it rings itself.
- */
-function sayRinging(dial: Calling, context: DialContext): boolean {
-  if (context.call.answeredAtMs === null) {
-    context.send('ring', { kind: 'ring', earlyMedia: false });
-    return true;
-  }
-  if (!stateOf(context).isRinging) return false;
-  const source = { kind: 'tone' as const, ...dial.ringing, levelDb: -19, count: 1 };
-  const playId = playIdOf(context, 'ringback');
-  if (!stateOf(context).hasRingback) change(context, { hasRingback: true });
-  context.send('ringback', { kind: 'play', playId, source, loop: 0 });
-  return true;
-}
-
-/** Only where there was one: a caller who hears the callee's own ringing, or none, has nothing. */
-export function stopRinging(context: DialContext): void {
-  if (!stateOf(context).hasRingback) return;
-  change(context, { hasRingback: false });
-  stop(context, 'ringback');
 }

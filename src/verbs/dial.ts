@@ -9,22 +9,20 @@
 import type { CallRecord } from '../call/call-record.ts';
 import type { LegEvent } from '../call/leg.ts';
 import { asGatewayError } from '../core/errors.ts';
+import { type Calling, callOut, endOf } from './dial-attempts.ts';
+import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
+import { endEarlyMedia, startRinging, stopRinging } from './dial-ringing.ts';
 import {
   type Attempt,
   type AttemptEnd,
-  type Calling,
-  callOut,
   change,
   type DialContext,
   type DialState,
   type DialStatus,
-  endOf,
+  ended,
   openAttempts,
   stateOf,
-  stopRinging,
-  update,
-} from './dial-attempts.ts';
-import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
+} from './dial-state.ts';
 import { type FlowEvent, Interruption, sidOf } from './flow.ts';
 import { playIdOf } from './output.ts';
 import { seconds } from './parameters.ts';
@@ -68,7 +66,7 @@ const ATTRIBUTES = {
   recordingTrack: oneOf(['inbound', 'outbound', 'both'], { absent: 'both' }),
   ...RECORDING_ATTRIBUTES,
   trim: trim('do-not-trim'),
-  referUrl: withoutEffect(),
+  referUrl: url(),
   referMethod: method(),
   sequential: flag({ absent: false, number: 13218 }),
   callReason: withoutEffect(),
@@ -86,6 +84,8 @@ interface Dial extends Calling {
   readonly hangupOnStar: boolean;
   readonly answerOnBridge: boolean;
   readonly recording: DialRecording | null;
+  /** Asked when one of the two would transfer the other. */
+  readonly refer: { readonly url: string; readonly method: 'GET' | 'POST' } | null;
 }
 
 interface DialRecording {
@@ -125,12 +125,14 @@ const ROW: VerbRow<typeof ATTRIBUTES, Dial, DialState> = {
       hangupOnStar: values.hangupOnStar,
       answerOnBridge: values.answerOnBridge,
       recording: readRecording(values),
+      refer: values.referUrl === null ? null : { url: values.referUrl, method: values.referMethod },
     };
   },
   run: runDial,
   async interrupt(dial, context) {
     const { winner, isBridging } = stateOf(context);
     if (isBridging && winner !== null) context.children.part(winner, `${context.id}.part`);
+    endEarlyMedia(context);
     hangUpAll(context);
     stopRinging(context);
     await endRecording(dial, context, true);
@@ -155,6 +157,8 @@ async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
   // Before anybody is called: what cannot be told afterwards must not be begun.
   const action = dial.action === null ? null : context.resolve(dial.action);
   for (const { whisper } of dial.nouns) if (whisper !== null) context.resolve(whisper.url);
+  const { refer } = dial;
+  if (refer !== null) context.takeRefer({ ...refer, url: context.resolve(refer.url) });
   try {
     if (stateOf(context).recording !== null) await beginRecording(dial, context);
     await callOut(dial, context, async () => {
@@ -185,20 +189,32 @@ async function connect(dial: Dial, context: DialContext): Promise<void> {
   const attempt = winnerOf(context);
   const noun = attempt && dial.nouns[attempt.noun];
   if (attempt === undefined || noun === undefined) return;
+  if (noun.sendDigits !== null || noun.whisper !== null) keepRinging(dial, context);
   if (noun.sendDigits !== null) await sendDigits(noun.sendDigits, attempt, context);
-  if (noun.whisper !== null) await whisper(noun.whisper, attempt, context);
-  if (isTalkable(attempt, context)) {
+  // Who came in the place of a callee met nothing before the bridge.
+  const isJoined = stateOf(context).isBridging;
+  if (noun.whisper !== null && !isJoined) await whisper(noun.whisper, attempt, context);
+  const isHere = context.children.record(attempt.sid)?.bridgedTo === context.call.sid;
+  if ((isJoined && isHere) || isTalkable(attempt, context)) {
     await answer(context);
     stopRinging(context);
     if (stateOf(context).recording === null) await beginRecording(dial, context);
-    change(context, { isBridging: true });
+    change(context, { isBridging: true, earlyFrom: null });
     context.children.bridge(attempt.sid);
     await talk(dial, attempt, context);
   } else {
     stopRinging(context);
   }
-  settle(attempt, context);
-  if (stateOf(context).isBridging) context.children.part(attempt.sid, `${context.id}.part`);
+  const last = winnerOf(context) ?? attempt;
+  settle(last, context);
+  if (stateOf(context).isBridging) context.children.part(last.sid, `${context.id}.part`);
+}
+
+/** What the callee is told before he talks is not for the caller, who hears it ring on. */
+function keepRinging(dial: Dial, context: DialContext): void {
+  if (stateOf(context).earlyFrom === null) return;
+  endEarlyMedia(context);
+  startRinging(dial.ringing, context);
 }
 
 async function sendDigits(digits: string, attempt: Attempt, context: DialContext): Promise<void> {
@@ -235,21 +251,34 @@ async function whisper(
 
 function isTalkable(attempt: Attempt, context: DialContext): boolean {
   const call = context.children.record(attempt.sid);
-  return isOurs(call) && call.end === null && call.endingCode === null;
+  return isOurs(call, context) && call.end === null && call.endingCode === null;
 }
 
 /** False once another document took the callee away: he is no longer ours to join or to end. */
-function isOurs(call: CallRecord | null): call is CallRecord {
-  return call?.endsWithParent === true;
+function isOurs(call: CallRecord | null, context: DialContext): call is CallRecord {
+  return call?.endsWithParent === true || call?.endsWith === context.call.sid;
 }
 
-async function talk(dial: Dial, attempt: Attempt, context: DialContext): Promise<void> {
+async function talk(dial: Dial, first: Attempt, context: DialContext): Promise<void> {
+  let attempt = first;
   for (;;) {
+    const isGoing = context.call.transferredTo !== null;
     const call = context.children.record(attempt.sid);
-    if (call === null || call.end !== null) return;
+    const next = followed(attempt, context);
+    if (next !== null) {
+      attempt = next;
+      continue;
+    }
+    if (!isGoing && (call === null || call.end !== null)) return;
+    // Who gave the callee away only waits to be told how it went; who came instead may ring yet.
+    if (isGoing || call?.answeredAtMs === null) {
+      await context.next();
+      continue;
+    }
+    if (call === null) return;
     if (call.bridgedTo !== context.call.sid && call.endingCode === null) {
       // Parted while both live: it never held, or another document took the callee away.
-      if (!stateOf(context).isJoined && isOurs(call)) {
+      if (!stateOf(context).isJoined && isOurs(call, context)) {
         context.children.hangup(attempt.sid, 'MEDIA_UNAVAILABLE');
       }
       return;
@@ -260,6 +289,24 @@ async function talk(dial: Dial, attempt: Attempt, context: DialContext): Promise
       context.children.hangup(attempt.sid, 'CALL_COMPLETED');
     } else takeRecorded(event, context);
   }
+}
+
+/**
+ * The attempt that takes this one's place, where the callee asked to be replaced by another: once
+ * that one is joined, or the callee has left.
+ */
+function followed(attempt: Attempt, context: DialContext): Attempt | null {
+  const call = context.children.record(attempt.sid);
+  const sid = call?.transferredTo ?? null;
+  if (call === null || sid === null || sid === context.call.sid) return null;
+  const next = context.children.record(sid);
+  if (call.end === null && next?.bridgedTo !== context.call.sid) return null;
+  settle(attempt, context);
+  const { noun, candidate } = attempt;
+  const sinceMs = context.nowMs();
+  const place = { noun, candidate, sid, sinceMs, isPlaced: true, end: null };
+  change(context, { attempts: [...stateOf(context).attempts, place], winner: sid });
+  return place;
 }
 
 /** A recording that cannot begin does not keep two people from talking. */
@@ -350,7 +397,7 @@ async function endRecording(dial: Dial, context: DialContext, hasLeg: boolean): 
 
 function hangUpAll(context: DialContext): void {
   for (const attempt of openAttempts(context)) {
-    if (!isOurs(context.children.record(attempt.sid))) continue;
+    if (!isOurs(context.children.record(attempt.sid), context)) continue;
     const isWinner = attempt.sid === stateOf(context).winner;
     context.children.hangup(attempt.sid, isWinner ? 'CALL_COMPLETED' : 'CALL_CANCELED');
   }
@@ -388,7 +435,7 @@ function settle(attempt: Attempt, context: DialContext): void {
   const nowMs = context.nowMs();
   const isTaken = call.end === null && call.endingCode === null;
   const durationMs = call.end?.durationMs ?? (isTaken ? null : nowMs - call.answeredAtMs);
-  update(context, attempt.sid, { end: endOf(call, durationMs) });
+  ended(attempt, endOf(call, durationMs), context);
 }
 
 function mostTelling(attempts: readonly Attempt[]): Attempt | undefined {

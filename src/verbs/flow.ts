@@ -5,6 +5,9 @@
  * there: the document's text, which verb runs, that verb's own state, and the events that came but
  * were not taken yet. Everything a verb causes is named after its place in the flow, never by
  * chance: done again after a rebuild it has the same name, and leg and router then know it.
+ *
+ * There is one record for each call, changed in place by its `Course` alone: the journal reads it
+ * when it writes, so what was in between is nobody's to copy.
  */
 import { hash } from 'node:crypto';
 import type { HttpMethod } from '../call/call-record.ts';
@@ -52,41 +55,54 @@ export interface FlowRecord {
   readonly request: FlowRequest | null;
   /** Given from outside: the running verb is to be interrupted for this document. */
   readonly redirect: FlowDocument | FlowRequest | null;
-  readonly inbox: readonly FlowEvent[];
+  readonly inbox: FlowEvent[];
   /** Documents in a row in which nothing was heard, said or awaited. */
   readonly idleDocuments: number;
   /** Cookies of the app server, as the application client made them. */
   readonly cookies: string;
+  /** Who is asked what to do when the far end would transfer the call; absent: nobody. */
+  readonly refer?: { readonly url: string; readonly method: HttpMethod } | null;
   /** Code the call ends with when the verbs run out. */
   readonly endCode: ErrorCode;
   readonly isOver: boolean;
 }
 
-export const NEW_FLOW: FlowRecord = {
-  version: 1,
-  restriction: 'none',
-  documentNo: 0,
-  document: null,
-  cursor: 0,
-  state: null,
-  request: null,
-  redirect: null,
-  inbox: [],
-  idleDocuments: 0,
-  cookies: '',
-  endCode: 'CALL_COMPLETED',
-  isOver: false,
-};
+export function newFlow(): FlowRecord {
+  return {
+    version: 1,
+    restriction: 'none',
+    documentNo: 0,
+    document: null,
+    cursor: 0,
+    state: null,
+    request: null,
+    redirect: null,
+    inbox: [],
+    idleDocuments: 0,
+    cookies: '',
+    endCode: 'CALL_COMPLETED',
+    isOver: false,
+  };
+}
+
+/** Nothing was begun. */
+export function isNew(flow: FlowRecord): boolean {
+  const { documentNo, document, request, redirect } = flow;
+  return documentNo === 0 && document === null && request === null && redirect === null;
+}
 
 /** The record in a call's journal, if it is one of ours. */
 export function asFlow(kept: object | null): FlowRecord | null {
   return kept !== null && 'version' in kept && kept.version === 1 ? (kept as FlowRecord) : null;
 }
 
-/** A sid that the same place of the same flow always gets: 128 bits of a hash. */
+/**
+ * A sid that the same place of the same flow always gets: the time its call's sid begins with, then
+ * 80 bits of a hash. By time, as all sids: rows with random keys cost the database twice as much.
+ */
 export function sidOf<P extends SidPrefix>(prefix: P, callSid: CallSid, place: string): Sid<P> {
   const hex = hash('sha256', `${callSid}/${prefix}/${place}`, 'hex');
-  return `${prefix}${hex.slice(0, 32)}` as Sid<P>;
+  return `${prefix}${callSid.slice(2, 14)}${hex.slice(0, 20)}` as Sid<P>;
 }
 
 type Why = 'ended' | 'redirected' | 'closed';

@@ -3,13 +3,18 @@
  * hands them over again; nobody else makes interpreters. Holds them while they run, nothing more.
  */
 import type { Call } from '../call/call.ts';
-import type { CallApplication } from '../call/call-record.ts';
+import type { CallApplication, HttpMethod } from '../call/call-record.ts';
+import type { ReferQuestion } from '../call/transfer.ts';
 import { GatewayError } from '../core/errors.ts';
 import type { CallSid } from '../core/sid.ts';
 import { DEFAULT_DOCUMENT_CACHE, DocumentCache } from './document-cache.ts';
 import { asFlow } from './flow.ts';
 import { Interpreter, READERS } from './interpreter.ts';
 import type { DocumentAddress, InterpreterParts } from './interpreter-parts.ts';
+
+function referOf({ record }: Call): { url: string; method: HttpMethod } | null {
+  return asFlow(record.flow)?.refer ?? null;
+}
 
 export class Flows {
   readonly #parts: InterpreterParts;
@@ -45,11 +50,37 @@ export class Flows {
     call.setApplication(application);
     const running = this.#running.get(call.sid);
     if (running !== undefined && !running.isOver && !running.isWhisper) {
-      running.redirect();
+      running.redirect(null);
       return;
     }
     running?.close();
-    this.#hold(call, Interpreter.takeOver(call, this.#parts));
+    this.#hold(call, Interpreter.takeOver(call, this.#parts, null));
+  }
+
+  /**
+   * Somebody would transfer his partner to `uri`: the document of the running verb's `referUrl`
+   * says what becomes of the partner. False when there is none.
+   */
+  refer({ referrer, partner, uri }: ReferQuestion): boolean {
+    const address = referOf(partner) ?? referOf(referrer);
+    if (address === null) {
+      const { row, message: text } = new GatewayError('REFER_NO_URL');
+      const { sid: callSid, accountSid } = referrer.record;
+      const number = row.number ?? null;
+      this.#parts.onReport({ callSid, accountSid, level: 'warning', number, text, url: null });
+      return false;
+    }
+    const to = { ...address, params: { ReferTransferTarget: uri }, error: null };
+    const running = this.#running.get(partner.sid);
+    if (running !== undefined && !running.isOver && !running.isWhisper) {
+      running.redirect(to);
+      return true;
+    }
+    running?.close();
+    const { application } = referrer.record;
+    if (application !== null) partner.setApplication(application);
+    this.#hold(partner, Interpreter.takeOver(partner, this.#parts, to));
+    return true;
   }
 
   /** Lets go of all calls as they are; their records say how to go on. Idempotent. */

@@ -7,7 +7,7 @@
  * what they do is in their files.
  */
 import type { Call } from '../call/call.ts';
-import type { CallApplication, HttpMethod } from '../call/call-record.ts';
+import { type CallApplication, type HttpMethod, wasInVain } from '../call/call-record.ts';
 import { sleep } from '../core/clock.ts';
 import { asGatewayError, type ErrorCode, GatewayError } from '../core/errors.ts';
 import type { AppDocument, AppRequest } from './application.ts';
@@ -23,7 +23,8 @@ import {
   type FlowRecord,
   type FlowRequest,
   Interruption,
-  NEW_FLOW,
+  isNew,
+  newFlow,
 } from './flow.ts';
 import { GATHER } from './input.ts';
 import type {
@@ -35,6 +36,7 @@ import type {
 import { PAUSE, PLAY, SAY } from './output.ts';
 import { standardParameters } from './parameters.ts';
 import { RECORD } from './record.ts';
+import { REFER } from './refer.ts';
 import { answer, type BoundVerb, type Notice, notYet, type Outcome, type Verb } from './verb.ts';
 
 /** The vocabulary. A verb is one row: its name, attributes, children and doc line are in it. */
@@ -48,6 +50,7 @@ export const VERBS: readonly Verb[] = [
   REDIRECT,
   HANG_UP,
   REJECT,
+  REFER,
   notYet('Connect'),
   notYet('Echo'),
   notYet('Enqueue'),
@@ -55,7 +58,6 @@ export const VERBS: readonly Verb[] = [
   notYet('Pay'),
   notYet('Prompt'),
   notYet('Queue'),
-  notYet('Refer'),
   notYet('Sms'),
   notYet('Start'),
   notYet('Stop'),
@@ -86,30 +88,32 @@ export class Interpreter {
       onEvent: (event) => this.#course.post(event),
       startWhisper: parts.startWhisper,
     });
-    // A turn later, so that who makes one has it in his hands before anything happens.
-    this.done = Promise.resolve().then(() => this.#run());
+    this.done = this.#run();
   }
 
   /** Runs the call's own application: from its record where there is one, else from the start. */
   static start(call: Call, parts: InterpreterParts): Interpreter {
-    return new Interpreter(call, asFlow(call.record.flow) ?? NEW_FLOW, parts);
+    return new Interpreter(call, asFlow(call.record.flow) ?? newFlow(), parts);
   }
 
   /** Runs what a callee hears before the bridge. The call goes on when it is over. */
   static whisper(call: Call, from: DocumentAddress, parts: InterpreterParts): Interpreter {
     const request: FlowRequest = { ...from, params: {}, error: null };
-    const flow = asFlow(call.record.flow) ?? { ...NEW_FLOW, restriction: 'whisper', request };
+    const flow = asFlow(call.record.flow) ?? { ...newFlow(), restriction: 'whisper', request };
     return new Interpreter(call, flow, parts);
   }
 
   /** Takes over a call that ran something else, or nothing: a callee whom REST redirects. */
-  static takeOver(call: Call, parts: InterpreterParts): Interpreter {
+  static takeOver(call: Call, parts: InterpreterParts, to: FlowRequest | null): Interpreter {
     // Numbers go on, so that ids of what is done now differ from those of what was done.
     const documentNo = asFlow(call.record.flow)?.documentNo ?? 0;
     if (call.record.bridgedTo !== null) call.act({ kind: 'unbridge' });
-    const flow = { ...NEW_FLOW, documentNo, redirect: firstPlace(call.record.application) };
-    call.saveFlow(flow);
-    return new Interpreter(call, flow, parts);
+    call.saveFlow({
+      ...newFlow(),
+      documentNo,
+      redirect: to ?? firstPlace(call.record.application),
+    });
+    return Interpreter.start(call, parts);
   }
 
   get isOver(): boolean {
@@ -121,9 +125,9 @@ export class Interpreter {
     return this.#course.flow.restriction === 'whisper';
   }
 
-  /** Interrupts the running verb and begins with the call's application anew. */
-  redirect(): void {
-    this.#course.save({ redirect: firstPlace(this.#call.record.application) });
+  /** Interrupts the running verb; goes on there, or begins with the call's application anew. */
+  redirect(to: FlowRequest | null): void {
+    this.#course.save({ redirect: to ?? firstPlace(this.#call.record.application) });
     this.#course.interrupt('redirected');
   }
 
@@ -135,6 +139,8 @@ export class Interpreter {
 
   async #run(): Promise<void> {
     const course = this.#course;
+    // A turn later, so that who makes one has it in his hands before anything happens.
+    await null;
     try {
       if (isNew(course.flow)) await this.#begin();
       while (!course.flow.isOver) {
@@ -208,9 +214,9 @@ export class Interpreter {
         if (thrown instanceof Interruption) throw thrown;
         this.#report(asGatewayError(thrown));
       }
+      // Another one may have come meanwhile; it has nothing left to interrupt.
+      course.save({ state: null });
     }
-    // Another one may have come meanwhile; it has nothing left to interrupt.
-    course.save({ state: null });
     if (course.flow.redirect !== redirect) return;
     if ('error' in redirect && redirect.error !== null) this.#report(errorOf(redirect.error));
     this.#enter(placeOf(redirect));
@@ -258,7 +264,7 @@ export class Interpreter {
     return {
       url: request.url,
       method: request.method,
-      params: { ...standardParameters(call), ...request.params },
+      params: { ...standardParameters(call, account.authToken), ...request.params },
       callSid: call.sid,
       account,
       cookies: this.#course.flow.cookies,
@@ -271,7 +277,7 @@ export class Interpreter {
   /** Makes a document the present one. Throws when its text is none. */
   #enter(place: Pick<FlowRecord, 'document' | 'request'>): void {
     const course = this.#course;
-    const next = { ...place, redirect: null, cursor: 0, state: null };
+    const next = { ...place, redirect: null, cursor: 0, state: null, refer: null };
     if (place.document === null) {
       course.save(next);
       return;
@@ -358,7 +364,7 @@ export class Interpreter {
     const course = this.#course;
     switch (outcome.kind) {
       case 'next':
-        course.save({ cursor: course.flow.cursor + 1, state: null });
+        course.save({ cursor: course.flow.cursor + 1, state: null, refer: null });
         return;
       case 'document': {
         const { url, method, params } = outcome;
@@ -397,8 +403,8 @@ export class Interpreter {
     }
     // The far end went first: nobody is left to answer or to hang up.
     if (this.#course.why === 'ended') return this.#course.save({ isOver: true, inbox: [] });
-    // An empty document is a `<Hangup>`: the call was taken, and is over.
-    if (document !== null && endCode === 'CALL_COMPLETED') await answer(this.#context(document));
+    const isTaken = endCode === 'CALL_COMPLETED' && !wasInVain(this.#call.record);
+    if (document !== null && isTaken) await answer(this.#context(document));
     await this.#hangup(endCode);
   }
 
@@ -469,11 +475,6 @@ export class Interpreter {
     const params = { ...standardParameters(call), ...notice.params };
     this.#parts.notify(call.sid, call.accountSid, { ...notice, params });
   }
-}
-
-function isNew(flow: FlowRecord): boolean {
-  const { documentNo, document, request, redirect } = flow;
-  return documentNo === 0 && document === null && request === null && redirect === null;
 }
 
 /** Where an application begins. One without URL and document fails like a URL that is none. */

@@ -4,6 +4,7 @@
  */
 import type { CallRecord, CallStatus, StatusCallbackEvent } from '../call/call-record.ts';
 import type { CallNotice } from '../call/router.ts';
+import { ERRORS, type ErrorRow } from '../core/errors.ts';
 import type { Secret } from '../core/log.ts';
 import type { AccountSid } from '../core/sid.ts';
 import type { Callbacks } from '../events/callbacks.ts';
@@ -85,6 +86,13 @@ function statusParameters(
   // In minutes, begun ones counted, as existing bills have it.
   params.Duration = String(Math.ceil(end.durationMs / 60_000));
   if (end.sipStatus > 0) params.SipResponseCode = String(end.sipStatus);
+  // Ours: why it ended, whose fault that is, and in the words of who ended it.
+  params.EndCode = end.code;
+  params.EndFault = end.fault;
+  if (end.reason !== '') params.SipReason = end.reason;
+  // A record of another version of this program may name a code that is not here.
+  const row: ErrorRow | undefined = ERRORS[end.code];
+  if (row?.number !== undefined && call.status === 'failed') params.ErrorCode = String(row.number);
   return params;
 }
 

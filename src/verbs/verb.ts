@@ -42,6 +42,8 @@ export interface VerbContext<S extends object = object> {
    * Never fails.
    */
   notify(callback: Notice): void;
+  /** Who is asked, as long as this verb runs, when somebody in the call would transfer it. */
+  takeRefer(address: { readonly url: string; readonly method: HttpMethod } | null): void;
   /** Something failed that does not stop the verb: told to the app's author, not to the app. */
   report(error: GatewayError): void;
 }
@@ -124,6 +126,8 @@ export interface ChildCalls {
   /** Runs a restricted document on it; a `child` event comes when `isWhispered`. */
   whisper(sid: CallSid, from: { readonly url: string; readonly method: HttpMethod }): void;
   isWhispered(sid: CallSid): boolean;
+  /** Lets this call hear it before it is answered; `bridge` takes over from there. */
+  bridgeEarly(sid: CallSid): void;
   /** Joins its audio with this call's. */
   bridge(sid: CallSid): void;
   /** Makes sure that they are no longer joined; `id` names the command should one be needed. */
