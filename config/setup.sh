@@ -12,7 +12,7 @@ what=${1:-run}
 packages="g++ cmake ninja-build pkg-config libopus-dev libspandsp-dev libspeexdsp-dev ffmpeg espeak-ng"
 # Real peers for the tests and benches.
 case $what in
-  test) packages="$packages sip-tester baresip-core tcpdump iproute2" ;;
+  test) packages="$packages sip-tester dnsmasq-base baresip-core kamailio kamailio-tls-modules tcpdump iproute2" ;;
   bench) packages="$packages sip-tester kamailio rtpengine-daemon" ;;
 esac
 

@@ -1,20 +1,33 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S MALLOC_ARENA_MAX=2 node --max-semi-space-size=16
 /**
  * The command line. `start` runs the gateway in this process; everything else is a client of its
  * REST API, with the account of the same configuration and data directory. Text for people: what
  * a program wants to read is the API.
+ *
+ * The first line, `npm start` and the tests say the same of memory. On a large machine V8 would let
+ * the new space grow to 128 MB, though calls outlive any size of it; and malloc would give each of
+ * the threads that compile and collect an arena of its own, and leave in it what they used once.
  */
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { type ExplainedCall, formatExplanation, plain } from './api/explain-text.ts';
 import { formatTrace, type TraceLine } from './api/trace-text.ts';
 import { realClock, sleep } from './core/clock.ts';
 import { type Config, loadConfig, printConfig } from './core/config.ts';
 import { asGatewayError, GatewayError } from './core/errors.ts';
+import { isSid } from './core/sid.ts';
 import { readAccount } from './store/account-file.ts';
 
 const USAGE = `tandem start                              run the gateway
 tandem call <uri|number> --app <url>      place a call and follow it
             [--from <number>] [--twiml <document>]
-tandem trace <CallSid> [--json]           SIP ladder, webhooks and verbs of a call
+tandem trace <CallSid|Call-ID> [--json]   SIP ladder, webhooks and verbs of a call, and why an
+                                          INVITE with that Call-ID was refused
+tandem explain --to <number|uri>          what would be done with a call, and why; places nothing
+            [--from <number>] [--source <address[:port]>] [--transport udp|tcp|tls|ws|wss]
+            [--sdp <file>] [--json]       without --source: a call of the account's own
+tandem drain [--undo]                     take no new calls, and let those that live go on; --undo
+                                          takes calls again
 tandem config --print                     every key with its default
 tandem help
 
@@ -28,6 +41,11 @@ const OPTIONS = {
   from: { type: 'string' },
   json: { type: 'boolean' },
   print: { type: 'boolean' },
+  to: { type: 'string' },
+  source: { type: 'string' },
+  transport: { type: 'string' },
+  sdp: { type: 'string' },
+  undo: { type: 'boolean' },
 } as const;
 
 type Values = ReturnType<
@@ -35,7 +53,9 @@ type Values = ReturnType<
 >['values'];
 
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true });
+  const given = readArguments();
+  if (given === null) return 2;
+  const { values, positionals } = given;
   const [command = 'help', subject] = positionals;
   switch (command) {
     case 'start': {
@@ -47,6 +67,10 @@ async function main(): Promise<number> {
       return placeCall(configuration(values), subject, values);
     case 'trace':
       return showTrace(configuration(values), subject, values.json === true);
+    case 'explain':
+      return explainCall(configuration(values), values);
+    case 'drain':
+      return drainNode(configuration(values), values.undo === true);
     case 'config':
       process.stdout.write(printConfig());
       return 0;
@@ -56,6 +80,17 @@ async function main(): Promise<number> {
     default:
       process.stderr.write(`unknown command "${command}"\n\n${USAGE}`);
       return 2;
+  }
+}
+
+/** Null when they are not understood, which is said. */
+function readArguments() {
+  try {
+    return parseArgs({ options: OPTIONS, allowPositionals: true });
+  } catch (thrown) {
+    const problem = thrown instanceof Error ? thrown.message : String(thrown);
+    process.stderr.write(`tandem: ${problem}\n\n${USAGE}`);
+    return null;
   }
 }
 
@@ -130,7 +165,15 @@ async function showTrace(
   isJson: boolean,
 ): Promise<number> {
   if (sid === undefined) {
-    process.stderr.write('tandem trace <CallSid>\n');
+    process.stderr.write('tandem trace <CallSid|Call-ID>\n');
+    return 2;
+  }
+  if (!isSid('CA', sid)) {
+    // A Call-ID has no form of its own, but what begins as a CallSid is meant as one.
+    if (!/^CA[0-9a-f]*$/i.test(sid)) return showRefused(config, sid, isJson);
+    process.stderr.write(
+      `tandem: "${sid}" is no CallSid: that is CA and 32 hex digits, as tandem call prints it\n`,
+    );
     return 2;
   }
   const answer = (await rest(config, 'GET', `Calls/${sid}/Trace.json`)) as { trace: TraceLine[] };
@@ -140,7 +183,63 @@ async function showTrace(
   return 0;
 }
 
-async function rest(
+/** What is known of a Call-ID: of a call, or of an INVITE that became none. */
+async function showRefused(config: Config, callId: string, isJson: boolean): Promise<number> {
+  const path = `Traces.json?CallId=${encodeURIComponent(callId)}`;
+  const answer = (await rest(config, 'GET', path)) as {
+    verdict: string | null;
+    trace: TraceLine[];
+  };
+  const verdict = answer.verdict === null ? '' : `\n${plain(answer.verdict)}\n`;
+  process.stdout.write(
+    isJson ? `${JSON.stringify(answer, null, 2)}\n` : `${formatTrace(answer.trace)}${verdict}`,
+  );
+  return 0;
+}
+
+async function explainCall(config: Config, values: Values): Promise<number> {
+  const { from, to, source, transport, sdp } = values;
+  if (to === undefined) {
+    process.stderr.write(
+      'tandem explain --to <number|uri> [--from <number>] [--source <address>]\n',
+    );
+    return 2;
+  }
+  const form = new URLSearchParams({ To: to, From: from ?? '' });
+  if (source !== undefined) form.set('Source', source);
+  if (transport !== undefined) form.set('Transport', transport);
+  if (sdp !== undefined) form.set('Sdp', readSdp(sdp));
+  const found = (await rest(config, 'POST', 'Explain.json', form)) as ExplainedCall;
+  process.stdout.write(
+    values.json === true ? `${JSON.stringify(found, null, 2)}\n` : formatExplanation(found),
+  );
+  return found.outcome === 'refused' ? 1 : 0;
+}
+
+async function drainNode(config: Config, isUndone: boolean): Promise<number> {
+  await request(config, isUndone ? 'DELETE' : 'POST', '/admin/drain');
+  const now = (await request(config, 'GET', '/admin/drain')) as { state: string; calls: number };
+  process.stdout.write(`${now.state}, ${now.calls} ${now.calls === 1 ? 'call' : 'calls'} live\n`);
+  return 0;
+}
+
+/** Lines end as SDP has them, however the file was saved (RFC 8866 §5). */
+function readSdp(file: string): string {
+  return readFileSync(file, 'utf8').replace(/\r?\n/g, '\r\n');
+}
+
+/** Of the account's resources. */
+function rest(
+  config: Config,
+  method: string,
+  path: string,
+  form?: URLSearchParams,
+): Promise<object> {
+  const { sid } = readAccount(config);
+  return request(config, method, `/2010-04-01/Accounts/${sid}/${path}`, form);
+}
+
+async function request(
   config: Config,
   method: string,
   path: string,
@@ -148,24 +247,47 @@ async function rest(
 ): Promise<object> {
   const account = readAccount(config);
   const base = `http://${config['http.listen']}`;
-  const url = `${base}/2010-04-01/Accounts/${account.sid}/${path}`;
+  const url = `${base}${path}`;
   const pair = `${account.sid}:${account.authToken.reveal()}`;
   const response = await fetch(url, {
     method,
     headers: { authorization: `Basic ${Buffer.from(pair).toString('base64')}` },
     body: form ?? null,
   }).catch((cause: Error) => {
-    const problem = 'is the gateway running?';
-    throw new GatewayError('APP_UNREACHABLE', { url: base, problem }, { cause });
+    const problem = 'no gateway answers there. Start one (npm start), or say where it is';
+    const key = 'http.listen, TANDEM_HTTP_LISTEN';
+    throw new GatewayError(
+      'APP_UNREACHABLE',
+      { url: base, problem: `${problem} (${key})` },
+      { cause },
+    );
   });
-  const body = (await response.json()) as { message?: string };
-  if (!response.ok) {
-    throw new GatewayError('REST_REFUSED', {
-      status: response.status,
-      problem: body.message ?? 'no reason given',
-    });
+  const { status } = response;
+  if (status === 204) return {};
+  const body = (await response.json().catch(() => null)) as { message?: string } | null;
+  if (body === null) {
+    const problem = `no JSON, so ${base} is not tandem (http.listen, TANDEM_HTTP_LISTEN)`;
+    throw new GatewayError('REST_REFUSED', { status, problem });
   }
-  return body;
+  if (response.ok) return body;
+  const problem =
+    refusal(status, path.split('/').slice(4).join('/'), account.sid) ??
+    body.message ??
+    'no reason given';
+  throw new GatewayError('REST_REFUSED', { status, problem });
+}
+
+/** What to do about an answer whose own words are for programs. */
+function refusal(status: number, path: string, accountSid: string): string | null {
+  if (status === 401) {
+    return `it does not take this token for account ${accountSid}. Use the --config and data.dir of that gateway, or set account.sid and account.authToken (TANDEM_ACCOUNT_AUTH_TOKEN)`;
+  }
+  if (status === 404 && path.startsWith('Traces')) {
+    return 'it knows no INVITE with that Call-ID. Look for a typing mistake (a CallSid is CA and 32 hex digits), another gateway (TANDEM_HTTP_LISTEN), or one refused too long ago';
+  }
+  const sid = /^Calls\/(CA[0-9a-f]+)/i.exec(path)?.[1];
+  if (status !== 404 || sid === undefined) return null;
+  return `it knows no call ${sid} of account ${accountSid}. Look for a typing mistake, another gateway (TANDEM_HTTP_LISTEN), or a call older than store.keepCallsDays`;
 }
 
 try {

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { DEFAULT_LOCAL_BUS, LocalBus } from './bus/bus.ts';
 import { DEFAULT_JOURNAL, FileJournal } from './call/journal.ts';
 import { Ledger } from './call/ledger.ts';
+import type { StoreRouteTable } from './call/route-table.ts';
 import type { Router } from './call/router.ts';
 import { DEFAULT_TRACE, TraceBook } from './call/trace.ts';
 import { realClock } from './core/clock.ts';
@@ -23,7 +24,8 @@ import { shown } from './http/url.ts';
 import { checkPortRange } from './media/range.ts';
 import { createApplications, createFlows, mountHttp } from './node/applications.ts';
 import { type Base, listenSpecs, NodeHealth, type NodeParts, VERSION } from './node/base.ts';
-import { createEdge, createRouter, takeBack } from './node/calls.ts';
+import { createEdge, createRouter, createTransfers, takeBack } from './node/calls.ts';
+import { DrainSwitch } from './node/drain.ts';
 import {
   createEndpoint,
   createEngine,
@@ -31,9 +33,13 @@ import {
   createHttpServer,
   createPruning,
   createRoutes,
+  createStir,
   keepAccount,
   openStore,
 } from './node/foundations.ts';
+import { createOverload, LoadWatch } from './node/overload.ts';
+import { joinRegistry, Registry } from './node/registrations.ts';
+import { createTrunkHealth, trunkViews } from './node/trunks.ts';
 import type { Endpoint } from './sip/endpoint.ts';
 import { ensureAccount } from './store/account-file.ts';
 import type { Store } from './store/store.ts';
@@ -43,9 +49,14 @@ export interface Gateway {
   drain(): Promise<void>;
   /** Stops at once; what lives is in the journal. */
   stop(): Promise<void>;
+  /** Reads certificates anew, for connections from now on. */
+  reload(): Promise<void>;
 }
 
-/** Runs until SIGTERM or SIGINT and returns the exit code. A second signal stops at once. */
+/**
+ * Runs until SIGTERM or SIGINT and returns the exit code. A second signal stops at once; SIGHUP
+ * reads certificates anew.
+ */
 export async function runGateway(config: Config): Promise<number> {
   const log = createLog({ level: config['log.level'] as LogLevel });
   const gateway = await startGateway(config, log);
@@ -66,6 +77,7 @@ export async function runGateway(config: Config): Promise<number> {
       isAsked = true;
     };
     process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+    process.on('SIGHUP', () => void gateway.reload());
     // A rejection nobody awaited is our bug: told, and the other calls go on.
     process.on('unhandledRejection', (thrown) => {
       log.error({ err: asGatewayError(thrown) }, 'unhandled rejection');
@@ -92,8 +104,8 @@ async function startGateway(config: Config, log: Log): Promise<Gateway> {
     await http.listen();
     await node.start();
     health.isStarted = true;
-    announce(base, { publicUrl, sip: node.listening });
-    return new RunningGateway({ ...node, log, health, http, store, config });
+    announce(base, { publicUrl, sip: config['sip.listen'] });
+    return new RunningGateway({ ...node, log, http, store, config });
   } catch (thrown) {
     await http.close();
     await store.close();
@@ -105,13 +117,13 @@ interface Node {
   readonly endpoint: Endpoint;
   readonly router: Router;
   readonly callbacks: Callbacks;
-  readonly listening: readonly string[];
   start(): Promise<void>;
+  readonly drain: DrainSwitch;
   close(): Promise<void>;
 }
 
-async function createNode(parts: NodeParts): Promise<Node> {
-  const { config, clock, log, store } = parts;
+/** What is written down of calls, and what joins the parts. */
+function createRecords({ config, clock, log }: NodeParts) {
   const trace = new TraceBook({
     clock,
     ...DEFAULT_TRACE,
@@ -129,39 +141,74 @@ async function createNode(parts: NodeParts): Promise<Node> {
     ...DEFAULT_JOURNAL,
     batchMs: config['journal.flushMs'],
   });
+  return { trace, bus, journal };
+}
+
+function createSignaling(
+  parts: NodeParts,
+  given: { routes: StoreRouteTable; trace: TraceBook; registry: Registry; bus: LocalBus },
+) {
+  const { routes, trace, registry, bus } = given;
+  const overload = createOverload(parts);
+  const { endpoint, ...routing } = createEndpoint({ ...parts, overload }, routes, trace, registry);
+  endpoint.on('trace', (message) => trace.sip(message));
+  const load = new LoadWatch({ ...parts, bus, overload, endpoint });
+  load.start();
+  return { endpoint, routing, load };
+}
+
+async function createNode(parts: NodeParts): Promise<Node> {
+  const { trace, bus, journal } = createRecords(parts);
   const routes = createRoutes(parts);
-  const { endpoint, ...routing } = createEndpoint(parts, routes);
+  const registry = new Registry({ ...parts, journal, bus });
+  const { endpoint, routing, load } = createSignaling(parts, { routes, trace, registry, bus });
+  const phones = joinRegistry({ ...parts, registry, endpoint, ...routing, journal, routes });
+  const { contacts } = phones;
+  const trunkHealth = createTrunkHealth({ ...parts, bus, endpoint, ...routing, routes });
   const engine = createEngine(parts, parts.health);
   const pruning = createPruning(parts);
-  const edge = createEdge({ ...parts, bus, journal, trace, endpoint, engine, ...routing });
   const client = createHttpClient(parts, parts.publicUrl);
+  const stir = createStir(parts, client);
+  const shared = { ...parts, bus, journal, trace, trunkHealth, registry, contacts, stir };
+  const edge = createEdge({ ...shared, routes, endpoint, engine, ...routing });
   const apps = createApplications({ ...parts, client, trace });
-  const ledger = new Ledger({ store, trace });
-  const router = createRouter({ ...parts, bus, journal, trace, routes }, (notice) => {
+  const ledger = new Ledger({ store: parts.store, trace });
+  const router = createRouter({ ...shared, routes }, (notice) => {
     ledger.take(notice);
     apps.status.take(notice);
+    transfers.take(notice);
   });
   const { assets, flows, recorder } = createFlows({ ...parts, client, apps, router, trace });
+  const transfers = createTransfers({ ...shared, router }, (question) => flows.refer(question));
   router.on('call', (call) => flows.run(call));
-  endpoint.on('trace', (message) => trace.sip(message));
-  await mountHttp({ ...parts, router, flows, recorder, ledger, assets });
+  const views = trunkViews({ ...shared, routes, router, edge });
+  const drain = new DrainSwitch({ ...parts, endpoint, router, registrations: phones });
+  await mountHttp({ ...parts, router, flows, recorder, ledger, assets, views, drain });
   return {
     endpoint,
     router,
     callbacks: apps.callbacks,
-    listening: config['sip.listen'],
     start: async () => {
+      await stir.start();
       await routes.start();
       await assets.library.start();
       await engine.start();
       const records = await journal.start();
+      await registry.start(records);
       await endpoint.start();
-      await takeBack({ edge, router, records, log });
+      await takeBack({ ...parts, journal, edge, router, records });
       router.start();
+      transfers.start();
       edge.start();
+      trunkHealth.start();
+      phones.start();
       pruning.start();
     },
+    drain,
     close: async () => {
+      load.close();
+      trunkHealth.close();
+      await phones.close();
       await pruning.close();
       await flows.close();
       await edge.close();
@@ -170,6 +217,7 @@ async function createNode(parts: NodeParts): Promise<Node> {
       await journal.close();
       await assets.library.close();
       await assets.speech.close();
+      stir.close();
       await client.close();
     },
   };
@@ -180,7 +228,6 @@ async function createNode(parts: NodeParts): Promise<Node> {
 class RunningGateway implements Gateway {
   readonly #parts: Node & {
     log: Log;
-    health: NodeHealth;
     http: HttpServer;
     store: Store;
     config: Config;
@@ -196,13 +243,15 @@ class RunningGateway implements Gateway {
     return this.#parts;
   }
 
+  /** A certificate that cannot be used is logged where it is read; the old one stays. */
+  async reload(): Promise<void> {
+    await this.#parts.endpoint.reloadCertificates();
+  }
+
   async drain(): Promise<void> {
-    const { log, health, endpoint, router, callbacks, config } = this.#parts;
-    const deadlineMs = config['drain.deadlineMs'];
-    log.info({ calls: router.size, deadlineMs }, 'draining');
-    health.isDraining = true;
-    endpoint.drain(true);
-    await router.close({ graceMs: deadlineMs });
+    const { drain, router, callbacks, config } = this.#parts;
+    await drain.leave();
+    await router.close({ graceMs: config['drain.deadlineMs'] });
     await callbacks.drain(CALLBACK_DRAIN_MS);
     await this.stop();
   }

@@ -23,6 +23,7 @@ import { type AccountSid, type CallSid, newSid, type RecordingSid } from '../src
 import { DEFAULT_HTTP_SERVER, HttpServer, type HttpServerOptions } from '../src/http/server.ts';
 import { openSqlite } from '../src/store/sqlite.ts';
 import type { AccountRow, CallEvent, CallRow, RecordingRow, Store } from '../src/store/store.ts';
+import { callToken } from '../src/verbs/call-token.ts';
 
 const TOKEN = 'f00dfeedf00dfeedf00dfeedf00dfeed';
 
@@ -195,6 +196,7 @@ async function start(
       remove: async (recording) => void audio.delete(recording.sid),
     },
     trace: (sid) => traces.get(sid) ?? null,
+    publicUrl: 'http://127.0.0.1',
     options: { ...DEFAULT_REST, ...o.rest },
   });
   await api.mount(server.app);
@@ -242,6 +244,49 @@ function path(world: World, rest: string): string {
 }
 
 const URL_SOURCE = { to: '+1 (555) 000-1', from: '+15550002', url: 'http://app/voice?a=1&b=2' };
+
+t.test('a call that goes on from another shows its caller by the token of that call', async (t) => {
+  const world = await start(t);
+  const { client, calls, account } = world;
+  const callSid = `CA${'5'.repeat(32)}` as CallSid;
+  const token = callToken({ callSid, from: '+15550002' }, account.authToken);
+  const foreign = callToken({ callSid, from: '+15550002' }, new Secret('of somebody else'));
+
+  await client.calls.create({ ...URL_SOURCE, callToken: token });
+  t.equal(calls.specs[0]?.forwards, callSid);
+  await client.calls.create({
+    ...URL_SOURCE,
+    from: '+1999',
+    callerId: '+15550002',
+    callToken: token,
+  });
+  t.equal(calls.specs[1]?.forwards, callSid, 'it is who is shown that counts');
+  await client.calls.create(URL_SOURCE);
+  t.equal(calls.specs[2]?.forwards, null);
+
+  for (const change of [
+    { callToken: foreign },
+    { callToken: 'anything' },
+    { callToken: token, from: '+15550003' },
+  ]) {
+    await t.rejects(client.calls.create({ ...URL_SOURCE, ...change }), {
+      code: 20001,
+      status: 400,
+    });
+  }
+  t.equal(calls.specs.length, 3, 'nothing was called');
+});
+
+t.test('a call names only those resources below it that there are', async (t) => {
+  const world = await start(t);
+  const made = await world.client.calls.create(URL_SOURCE);
+
+  for (const [name, uri] of Object.entries(made.subresourceUris)) {
+    const { status } = await world.ask(uri);
+    t.equal(status, 200, name);
+  }
+  t.ok(Object.keys(made.subresourceUris).length >= 3);
+});
 
 t.test('the client library creates, fetches, changes and ends a call', async (t) => {
   const world = await start(t);
@@ -497,6 +542,32 @@ t.test('the list envelope is the reference’s', async (t) => {
     t.equal((await world.ask(`${lists}${query}`)).status, 400, query);
   }
   t.equal((await get('?PageSize=1001')).code, 20007);
+});
+
+t.test('a word that is none of those a parameter knows is refused with those', async (t) => {
+  const world = await start(t);
+  const row = callRow(world.account.sid, { status: 'in-progress', endMs: null });
+  world.store.calls.put(row);
+  const lists = path(world, '/Calls.json');
+  const list = async (status: string) => json(await world.ask(`${lists}?Status=${status}`));
+  const update = (status: string) =>
+    world.client.calls(row.sid).update({ status: status as 'completed' });
+
+  t.match(await list('bogus'), {
+    status: 400,
+    code: 20001,
+    message:
+      'Status must be one of queued, ringing, in-progress, completed, busy, failed, no-answer, canceled',
+  });
+  t.match(await list('initiated'), { status: 400 }, 'which is a word of callbacks');
+  t.match(await list('In-Progress'), { calls: [{ sid: row.sid }] });
+  t.match(await list(''), { calls: [{ sid: row.sid }] }, 'no filter');
+  await t.rejects(update('bogus'), {
+    status: 400,
+    code: 20001,
+    message: 'Status must be one of canceled, completed',
+  });
+  await t.rejects(update('busy'), { code: 20001 });
 });
 
 t.test('calls are filtered as the client library asks, with < and > in the key', async (t) => {

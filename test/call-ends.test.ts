@@ -7,7 +7,7 @@ import { createSocket } from 'node:dgram';
 import { existsSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import type { Call } from '../src/call/call.ts';
-import type { DialTarget, TrunkRoute } from '../src/call/route.ts';
+import type { DialTarget } from '../src/call/route.ts';
 import { realClock } from '../src/core/clock.ts';
 import { GatewayError } from '../src/core/errors.ts';
 import { silentLog } from '../src/core/log.ts';
@@ -26,6 +26,8 @@ import {
   startNode,
 } from './support/call-node.ts';
 import { delay, header, type Phone, type PhoneOptions, startPhone } from './support/phone.ts';
+import { reoffered } from './support/sip-world.ts';
+import { trunkRoute } from './support/trunk.ts';
 
 const skip = existsSync(ADDON_PATH) ? false : 'the media addon is not built';
 const MEDIA_PORTS = [23_400, 23_799] as const;
@@ -333,15 +335,15 @@ t.test('hold and resume by re-INVITE', { skip }, async (t) => {
   call.act({ kind: 'answer' });
   await answered;
 
-  const held = await session.reinvite(sdp(['a=sendonly']));
+  const held = await reoffered(session, sdp(['a=sendonly']));
   t.match(held.sdp, /a=recvonly/);
   t.match(await leg.event('hold'), { onHold: true });
   t.equal(call.record.onHold, true);
-  const resumed = await session.reinvite(sdp([], 40_002));
+  const resumed = await reoffered(session, sdp([], 40_002));
   t.notMatch(resumed.sdp, /a=recvonly/);
   await delay(20);
   t.equal(call.record.onHold, false);
-  await t.rejects(session.reinvite(sdp(['a=rtpmap:18 G729/8000'], 40_002, '18')));
+  await t.rejects(reoffered(session, sdp(['a=rtpmap:18 G729/8000'], 40_002, '18')));
   t.equal(call.isLive, true, 'a refused offer leaves the call as it was');
   session.hangup();
   t.match(await ended(call), { status: 'completed', by: 'remote' });
@@ -350,16 +352,14 @@ t.test('hold and resume by re-INVITE', { skip }, async (t) => {
 t.test('the next gateway is tried when one is not there or says 503', { skip }, async (t) => {
   const dead = await phoneFor(t, { onInvite: 503 });
   const alive = await phoneFor(t);
-  const trunk: TrunkRoute = {
+  const trunk = trunkRoute({
     sid: `TK${'1'.repeat(32)}` as TrunkSid,
-    isEnabled: true,
     numberPatterns: ['+49*'],
     gateways: [
       { uri: `sip:127.0.0.1:${alive.sipPort}`, priority: 2, weight: 1 },
       { uri: `sip:127.0.0.1:${dead.sipPort}`, priority: 1, weight: 1 },
     ],
-    credentials: null,
-  };
+  });
   const node = await setUp(t, { trunks: [trunk] });
 
   const call = originate(node, { kind: 'number', number: '+4930123' });

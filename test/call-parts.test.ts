@@ -10,22 +10,17 @@ import { Deadline } from '../src/call/deadline.ts';
 import { DEFAULT_JOURNAL, FileJournal, noJournal } from '../src/call/journal.ts';
 import { callSubject, type LegCommand, type LegFact, legSubject } from '../src/call/leg.ts';
 import { LegOutbox } from '../src/call/leg-outbox.ts';
+import { LegQueue } from '../src/call/leg-queue.ts';
 import { partyOf } from '../src/call/leg-signal.ts';
 import { Recent } from '../src/call/recent.ts';
-import {
-  fromUriOf,
-  gatewayUri,
-  matchesPattern,
-  orderGateways,
-  selectTrunk,
-  type TrunkRoute,
-} from '../src/call/route.ts';
+import { fromUriOf, gatewayUri } from '../src/call/route.ts';
 import { DEFAULT_ROUTER } from '../src/call/router.ts';
 import { DEFAULT_LEG_OPTIONS } from '../src/call/sip-leg.ts';
 import { DEFAULT_TRACE, TraceBook } from '../src/call/trace.ts';
 import { type Clock, realClock } from '../src/core/clock.ts';
+import { asGatewayError, GatewayError } from '../src/core/errors.ts';
 import { silentLog } from '../src/core/log.ts';
-import { type AccountSid, type CallSid, newSid, type TrunkSid } from '../src/core/sid.ts';
+import { type AccountSid, type CallSid, newSid } from '../src/core/sid.ts';
 
 const ACCOUNT = `AC${'a'.repeat(32)}` as AccountSid;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -160,40 +155,11 @@ t.test('journal: a disk that cannot be written is told once, and tried again', a
   await journal.close();
   const again = journalIn(directory);
   t.same([...(await again.start())], [['call.1', { n: 1 }]]);
+  t.equal(again.damagedLines, 0);
   await again.close();
 });
 
-t.test('routes: patterns, trunks, gateways', async (t) => {
-  t.ok(matchesPattern('+4930123', '+49*'));
-  t.ok(matchesPattern('100', '1??'));
-  t.ok(matchesPattern('anything', '*'));
-  t.notOk(matchesPattern('+4930123', '+4930?'));
-  t.notOk(matchesPattern('1', ''));
-  t.notOk(matchesPattern('a'.repeat(5_000), `${'a*'.repeat(2_000)}b`), 'in linear time');
-  const trunk = (patterns: string[], isEnabled = true): TrunkRoute => ({
-    sid: `TK${patterns.join('')}` as TrunkSid,
-    isEnabled,
-    numberPatterns: patterns,
-    gateways: [{ uri: 'sip:gw.example', priority: 1, weight: 1 }],
-    credentials: null,
-  });
-  const trunks = [trunk(['+49*'], false), trunk([]), trunk(['+49*', '+43*']), trunk(['*'])];
-  t.equal(selectTrunk(trunks, '+43123'), trunks[2]);
-  t.equal(selectTrunk(trunks, '+1555'), trunks[3]);
-  t.equal(selectTrunk(trunks.slice(0, 2), '+49'), null);
-
-  const gateways = [
-    { uri: 'c', priority: 2, weight: 1 },
-    { uri: 'a', priority: 1, weight: 90 },
-    { uri: 'b', priority: 1, weight: 10 },
-  ];
-  const order = (draw: number): string =>
-    orderGateways(gateways, () => draw)
-      .map(({ uri }) => uri)
-      .join('');
-  t.equal(order(0), 'abc');
-  t.equal(order(0.95), 'bac');
-
+t.test('routes: who is called, and who calls, as URIs', async (t) => {
   t.equal(
     gatewayUri('sip:gw.example:5070;transport=tcp', '*21#'),
     'sip:*21%23@gw.example:5070;transport=tcp',
@@ -271,6 +237,8 @@ t.test('history: the beginning and the end of a call are kept, and it is bounded
     trace.end(other);
   }
   t.same(trace.entries(sid), [], 'the oldest ended call is forgotten');
+  trace.sip({ ...message, firstLine: 'BYE', retransmission: false });
+  t.same(trace.entries(sid), [], 'and so is its Call-ID');
 });
 
 function legLess(
@@ -289,6 +257,7 @@ function legLess(
     bus,
     journal: noJournal,
     trace: new TraceBook({ ...DEFAULT_TRACE, clock }),
+    keeper: { onStatus: () => undefined, onEnded: () => undefined },
     options: DEFAULT_CALL_OPTIONS,
   };
   const sid = newSid('CA', clock);
@@ -344,6 +313,74 @@ t.test('events that a bus loses are asked for again', async (t) => {
   await turn();
   t.equal(keys.join(''), '12345DABCDAB6', 'what the leg has forgotten is left out');
   call.fail('LEG_LOST');
+});
+
+t.test('a call does not wait for ever for what its leg has forgotten', async (t) => {
+  const { call, outbox, bus, sid } = legLess(t);
+  const publish = bus.publish.bind(bus);
+  bus.publish = ((subject, message) => {
+    const isLost = subject === callSubject(sid) && (message as { seq: number }).seq === 2;
+    if (!isLost) publish(subject, message);
+  }) as typeof bus.publish;
+
+  for (let seq = 1; seq <= 300; seq += 1) {
+    outbox.emit(digit('1'));
+    await turn();
+  }
+
+  t.equal(call.record.legSeq, 300, 'nobody repeated event 2, and it goes on');
+  call.fail('LEG_LOST');
+});
+
+t.test('a full bus costs a leg nothing; what else goes wrong there is told', async (t) => {
+  const { call, outbox, bus, sid } = legLess(t);
+  const keys: string[] = [];
+  call.on('leg', (event) => event.kind === 'digit' && keys.push(event.key));
+  bus.subscribe(legSubject(call.record.legId), (command) => {
+    if (command.kind === 'attach') outbox.repeat(command.fromSeq);
+  });
+  const publish = bus.publish.bind(bus);
+  let refusal: GatewayError | null = new GatewayError('QUEUE_FULL', { depth: 1 });
+  bus.publish = ((subject, message) => {
+    if (refusal !== null && subject === callSubject(sid)) throw refusal;
+    publish(subject, message);
+  }) as typeof bus.publish;
+
+  outbox.emit(digit('1'));
+  refusal = null;
+  outbox.emit(digit('2'));
+  await turn();
+  t.equal(keys.join(''), '12', 'what found no room is asked for');
+  refusal = new GatewayError('INTERNAL', { problem: 'x' });
+  t.throws(() => outbox.emit(digit('3')), { code: 'INTERNAL' });
+  call.fail('LEG_LOST');
+});
+
+t.test('the queue of a leg is bounded, but never for its end', async (t) => {
+  const queue = new LegQueue({ depthMax: 2 });
+  const done: string[] = [];
+  const refused: string[] = [];
+  let release = (): void => undefined;
+  const hanging = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const run = (name: string): void => {
+    const work = (): void => void done.push(name);
+    queue.run(work, (thrown) => refused.push(`${name} ${asGatewayError(thrown).code}`));
+  };
+  const unexpected = (thrown: unknown): void => {
+    t.fail(String(thrown));
+  };
+
+  queue.run(() => hanging, unexpected);
+  for (const name of ['1', '2', '3']) run(name);
+  queue.whenIdle(() => void done.push('end'), unexpected);
+  t.same(refused, ['3 QUEUE_FULL']);
+  t.same(done, []);
+  release();
+  await turn();
+
+  t.same(done, ['1', '2', 'end']);
 });
 
 t.test('a long call does not make its leg grow', async (t) => {

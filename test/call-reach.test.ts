@@ -3,15 +3,20 @@
  * workers, and that legs are told things once. Real endpoint and media.
  */
 import { createSocket, type Socket } from 'node:dgram';
+import { EventEmitter } from 'node:events';
 import { existsSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { Bridge } from '../src/call/bridge.ts';
 import type { Call } from '../src/call/call.ts';
 import { type LegCommand, legSubject } from '../src/call/leg.ts';
+import { LegMedia } from '../src/call/leg-media.ts';
+import { checkOffer, DEFAULT_LEG_MEDIA } from '../src/call/media-terms.ts';
+import { DEFAULT_LEG_OPTIONS } from '../src/call/sip-leg.ts';
 import { realClock } from '../src/core/clock.ts';
 import { type Log, silentLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
 import { ADDON_PATH } from '../src/media/binding.ts';
+import type { MediaEngine } from '../src/media/engine.ts';
 import { Endpoint } from '../src/sip/endpoint.ts';
 import type { Session, SessionEnd } from '../src/sip/session.ts';
 import {
@@ -285,6 +290,37 @@ t.test('legs that end are told so once, and nothing else', { skip }, async (t) =
   t.equal(node.engine.size, 0);
 });
 
+t.test('a command that finds no room at its leg is told as failed', { skip }, async (t) => {
+  const node = await setUp(t);
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const { createPort } = node.engine;
+  node.engine.createPort = async (request) => {
+    const port = await createPort.call(node.engine, request);
+    port.play = () => held;
+    return port;
+  };
+  const caller = await phoneFor(t);
+  const answered = caller.call(`sip:x@127.0.0.1:${node.sipPort}`, node.sipPort);
+  const call = await node.nextCall();
+  const leg = new Listener(call);
+  call.act({ kind: 'answer' });
+  await answered;
+
+  const source = { kind: 'silence', durationMs: 1 } as const;
+  for (let n = 0; n < DEFAULT_LEG_OPTIONS.queueDepthMax + 2; n += 1) {
+    call.act({ kind: 'play', playId: `p${n}`, source, loop: 1 });
+  }
+
+  t.match(await leg.event('commandFailed'), { code: 'QUEUE_FULL' });
+  t.equal(leg.events.filter(({ kind }) => kind === 'commandFailed').length, 1);
+  release();
+  call.hangup();
+  t.match(await ended(call), { status: 'completed' });
+});
+
 t.test('a refused caller is not named in the log', { skip }, async (t) => {
   const lines: object[] = [];
   const log = { ...silentLog, info: (fields: object) => lines.push(fields) } as Log;
@@ -306,4 +342,40 @@ t.test('everybody who waits for the last call to end is told', { skip }, async (
   call.hangup();
 
   t.equal((await waiting).length, 2);
+});
+
+t.test('a leg records its description only while something may ask for it', async (t) => {
+  const record = { ref: { worker: 1, handle: 1 }, settings: { proven: false }, peer: null };
+  const port = Object.assign(new EventEmitter(), {
+    address: '127.0.0.1',
+    rtpPort: 20_000,
+    rtcpPort: 20_001,
+    toRecord: () => record,
+    set: () => Promise.resolve(),
+  });
+  const engine = { address: port.address, createPort: () => Promise.resolve(port) };
+  const remote = { ...DEFAULT_LEG_MEDIA.remote, allowLoopbackMedia: true };
+  const policy = { ...DEFAULT_LEG_MEDIA, remote };
+  const media = new LegMedia({
+    clock: realClock,
+    group: 'g',
+    engine: engine as object as MediaEngine,
+    policy,
+    digitRepeatMs: 0,
+    tell: () => undefined,
+    sendInfo: () => undefined,
+    onLost: (error) => t.fail(error.message),
+    record: null,
+  });
+  const session = 'v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n';
+  const audio = `${session}m=audio 6000 RTP/AVP 0\r\n`;
+
+  t.match(await media.answer(checkOffer(audio, port.address, policy)), /m=audio 20000 /);
+  t.match(media.record(), { localSdp: '', port: { settings: null }, agreed: { codec: 'PCMU' } });
+  const both = await media.answerAgain(`${audio}m=video 6002 RTP/AVP 96\r\n`);
+  t.match(both, /m=video 0 /);
+  t.equal(media.record().localSdp, both, 'later descriptions keep the place of every line');
+  const offer = await media.offer({ near: null, peer: '' });
+  t.match(offer, /m=video 0 /);
+  t.match(media.record(), { localSdp: offer, isOffering: true });
 });

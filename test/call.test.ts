@@ -119,7 +119,7 @@ for (const json of [false, true]) {
       t.equal(node.edge.size, 0, 'acknowledged legs are gone');
       t.equal(node.journal.records, 0, 'and so are their records');
       const kinds = new Set(node.trace.entries(call.sid).map(({ kind }) => kind));
-      t.same([...kinds].sort(), ['command', 'leg', 'sip']);
+      t.same([...kinds].sort(), ['command', 'decision', 'leg', 'sip']);
     },
   );
 }
@@ -142,7 +142,8 @@ t.test('a call thrown away in mid-conversation goes on from its record', { skip 
   await caller.press('34');
   await delay(1_000); // the tone ends meanwhile
   const { clock, log, bus, journal, trace, call: options } = node.routerDeps;
-  const second = Call.restore(record, { clock, log, bus, journal, trace, options });
+  const keeper = { onStatus: () => undefined, onEnded: () => undefined };
+  const second = Call.restore(record, { clock, log, bus, journal, trace, keeper, options });
   const after = new Listener(second);
   await after.event('playDone');
   playTone(second, 'p1', 440, 1); // the flow does again what its record says is under way

@@ -129,7 +129,7 @@ t.test('what is not understood is a warning and the rest runs', async (t) => {
     ['<Dial answerOnBridge="1">1</Dial>', ['Dial'], [13219]],
     ['<Dial ringTone="xx">1</Dial>', ['Dial'], [13220]],
     ['<Dial><Number sendDigits="call me">1</Number></Dial>', ['Dial'], [13222]],
-    ['<Dial referUrl="/r" callReason="r" passports="p">1</Dial>', ['Dial'], [12200, 12200, 12200]],
+    ['<Dial referUrl="/r" callReason="r" passports="p">1</Dial>', ['Dial'], [12200, 12200]],
     ['<Dial><Number byoc="BY1">1</Number></Dial>', ['Dial'], [12200]],
     ['<Redirect method="PUT">/x</Redirect>', ['Redirect'], [13710]],
     ['<Reject reason="rude"/>', ['Reject'], [13810]],

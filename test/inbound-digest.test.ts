@@ -5,16 +5,24 @@
 import { createHash } from 'node:crypto';
 import t, { type Test } from 'tap';
 import { InboundDigest } from '../src/call/inbound-digest.ts';
+import { DEFAULT_ROUTE_TABLE, StoreRouteTable } from '../src/call/route-table.ts';
 import { realClock } from '../src/core/clock.ts';
-import { Secret } from '../src/core/log.ts';
-import { newSid } from '../src/core/sid.ts';
+import { Secret, silentLog } from '../src/core/log.ts';
+import { Metrics } from '../src/core/metrics.ts';
+import { type AccountSid, newSid } from '../src/core/sid.ts';
+import type { AuthVerdict } from '../src/sip/challenge.ts';
+import type { SipMessage } from '../src/sip/message.ts';
 import { parseMessage } from '../src/sip/parser.ts';
+import { DEFAULT_STORE } from '../src/store/sql.ts';
+import { openSqlite } from '../src/store/sqlite.ts';
+import type { TrunkRow } from '../src/store/store.ts';
+import { BLANK_TRUNK } from '../src/store/trunk-row.ts';
 import { type AppServer, startAppServer } from './support/app-server.ts';
 import { startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
 import { header, type SipIn, startPhone } from './support/phone.ts';
 
 const URI = 'sip:+4930100@127.0.0.1';
-const USER = 'pbx';
+const USER = 'büro';
 const PASSWORD = 'käse "1"';
 
 type Algorithm = 'MD5' | 'SHA-256';
@@ -115,7 +123,7 @@ t.test(
     ];
     t.match(wrong.firstLine, 'SIP/2.0 401');
     t.strictSame(plain(wrong), plain(unknown), 'who exists cannot be told');
-    const broken = await invite(t, gateway, ['Authorization: Digest username="pbx']);
+    const broken = await invite(t, gateway, ['Authorization: Digest username="büro']);
     t.match(broken.firstLine, /SIP\/2\.0 40[01]/);
     t.equal((await gateway.rest('GET', 'Calls.json')).json.calls.length, 2);
   },
@@ -132,38 +140,131 @@ t.test('where no trunk has credentials, or is off, strangers are refused at once
   t.equal(header(refused, 'www-authenticate'), '');
 });
 
-t.test('a proof serves one call, soon, and from where it was given', async (t) => {
-  let nowMs = 0;
-  const clock = { ...realClock, monotonicMs: () => nowMs };
-  const trunkSid = newSid('TK', realClock);
-  const digest = new InboundDigest({
-    clock,
-    options: { realm: 'r', provenMsMax: 1_000, provenMax: 2 },
-    accountOf: (username) =>
-      username === USER ? { trunkSid, password: new Secret(PASSWORD) } : null,
+t.test('what a caller has proven is what its name and password prove, and no more', async (t) => {
+  const accounts = ['TK1', 'TK2', 'TK3'].map((sid, index) => {
+    return { sid, password: new Secret(index === 1 ? 'other' : PASSWORD) };
   });
-  const source = { transport: 'udp', address: '192.0.2.1', port: 5060 } as const;
-  const prove = (user: string): void => {
-    const verdict = digest.authenticate(request(user, ''), source);
-    if (verdict.kind !== 'challenge') throw verdict;
-    const [challenge = ''] = verdict.server.challenge();
-    const given = { challenge, username: USER, password: PASSWORD, algorithm: 'SHA-256' } as const;
-    const accepted = digest.authenticate(request(user, authorization(given)), source);
-    t.equal(accepted.kind, 'accept');
-  };
-  const query = (from: string) => ({ source, user: '+4930100', host: '127.0.0.1', from });
+  const digest = new InboundDigest({ clock: realClock, realm: 'r' });
+  const prove = (of: typeof accounts) =>
+    proveTo((sent) => digest.authenticate(sent, (name) => (name === USER ? of : [])), '+491');
 
-  prove('+491');
-  t.equal(digest.take({ ...query('+491'), source: { ...source, port: 5061 } }), null);
-  t.equal(digest.take(query('+492')), null);
-  t.equal(digest.take(query('+491')), trunkSid);
-  t.equal(digest.take(query('+491')), null, 'once');
-  prove('+491');
-  nowMs += 1_001;
-  t.equal(digest.take(query('+491')), null, 'late');
-  for (const user of ['+491', '+492', '+493']) prove(user);
-  t.equal(digest.take(query('+491')), null, 'the oldest makes room');
-  t.equal(digest.take(query('+493')), trunkSid);
+  t.same(prove(accounts), { kind: 'accept', identity: 'TK1 TK3' });
+  t.same(prove(accounts.slice(1)), { kind: 'accept', identity: 'TK3' });
+  t.match(prove(accounts.slice(1, 2)), { kind: 'challenge' });
+  t.match(prove([]), { kind: 'challenge' });
+});
+
+const SOURCE = { transport: 'udp', address: '192.0.2.1', port: 5060 } as const;
+
+/** Asks, is challenged, and asks again with that; the last verdict. */
+function proveTo(authenticate: (sent: SipMessage) => AuthVerdict, user: string): AuthVerdict {
+  const verdict = authenticate(request(user, ''));
+  if (verdict.kind !== 'challenge') throw verdict;
+  const [challenge = ''] = verdict.server.challenge();
+  const given = { challenge, username: USER, password: PASSWORD, algorithm: 'SHA-256' } as const;
+  return authenticate(request(user, authorization(given)));
+}
+
+function trunkRow(accountSid: AccountSid, change: Partial<TrunkRow>): TrunkRow {
+  const dates = { dateCreatedMs: 1, dateUpdatedMs: 1 };
+  return { ...BLANK_TRUNK, sid: newSid('TK', realClock), accountSid, ...dates, ...change };
+}
+
+/** The table over a store with one number, of `owner`, and trunks of it and of another account. */
+async function tableOver(
+  t: Test,
+  trunks: (of: Record<'owner' | 'other', AccountSid>) => TrunkRow[],
+) {
+  const store = await openSqlite({
+    options: { path: ':memory:', busyTimeoutMs: 20 },
+    clock: realClock,
+    log: silentLog,
+    metrics: new Metrics(),
+    store: DEFAULT_STORE,
+  });
+  t.teardown(() => store.close());
+  const sids = { owner: newSid('AC', realClock), other: newSid('AC', realClock) };
+  const dates = { dateCreatedMs: 1, dateUpdatedMs: 1 };
+  for (const sid of Object.values(sids)) {
+    const authToken = new Secret('x');
+    await store.accounts.save({ sid, authToken, friendlyName: '', status: 'active', ...dates });
+  }
+  await store.numbers.save({
+    sid: newSid('PN', realClock),
+    accountSid: sids.owner,
+    friendlyName: 'main',
+    phoneNumber: '+4930100',
+    voiceApplicationSid: null,
+    trunkSid: null,
+    voiceUrl: 'http://app/voice',
+    voiceMethod: 'POST',
+    voiceFallbackUrl: null,
+    voiceFallbackMethod: 'POST',
+    statusCallback: null,
+    statusCallbackMethod: 'POST',
+    voiceCallerIdLookup: false,
+    ...dates,
+  });
+  const rows = trunks(sids);
+  for (const row of rows) await store.trunks.save(row);
+  const options = { ...DEFAULT_ROUTE_TABLE, realm: 'r', trustedSources: [] };
+  const table = new StoreRouteTable({ store, clock: realClock, log: silentLog, options });
+  await table.start();
+  const query = {
+    source: SOURCE,
+    user: '+4930100',
+    host: '127.0.0.1',
+    from: '+491',
+    headers: {},
+    certificateNames: [],
+  };
+  return {
+    store,
+    table,
+    rows,
+    prove: (): string | null => {
+      const verdict = proveTo((sent) => table.authenticate(sent, SOURCE), '+491');
+      return verdict.kind === 'accept' ? (verdict.identity ?? '') : null;
+    },
+    inbound: (identity: string | null = null) => table.inbound({ ...query, identity }),
+  };
+}
+
+const PROOF = { inboundUsername: USER, inboundPassword: new Secret(PASSWORD) };
+const REFUSED = { kind: 'refused', code: 'SIP_FORBIDDEN' };
+
+t.test('of several trunks a call is that one’s whose name it has proven', async (t) => {
+  const { prove, inbound, rows } = await tableOver(t, ({ owner }) => [
+    trunkRow(owner, { inboundUsername: 'first', inboundPassword: new Secret('1') }),
+    trunkRow(owner, { inboundAddresses: ['198.51.100.0/24'], dateCreatedMs: 2 }),
+    trunkRow(owner, { ...PROOF, dateCreatedMs: 3 }),
+  ]);
+
+  t.match(inbound(), REFUSED, 'without a proof');
+  const identity = prove();
+  t.equal(identity, rows[2]?.sid);
+  t.match(inbound(identity), { kind: 'application', trunkSid: rows[2]?.sid });
+});
+
+t.test('a trunk proves nothing for numbers of another account', async (t) => {
+  const { prove, inbound } = await tableOver(t, ({ other }) => [trunkRow(other, PROOF)]);
+
+  const identity = prove();
+  t.ok(identity);
+  t.match(inbound(identity), REFUSED);
+});
+
+t.test('a trunk that is switched off after the proof gets no call through', async (t) => {
+  const { prove, inbound, rows, store, table } = await tableOver(t, ({ owner }) => [
+    trunkRow(owner, PROOF),
+  ]);
+
+  const identity = prove();
+  t.equal(identity, rows[0]?.sid);
+  for (const row of rows) await store.trunks.save({ ...row, enabled: false });
+  while (!table.refuses(SOURCE.address)) await new Promise(setImmediate);
+
+  t.match(inbound(identity), REFUSED);
 });
 
 function request(user: string, authorizationLine: string) {
@@ -181,7 +282,9 @@ function request(user: string, authorizationLine: string) {
     '',
     '',
   ];
-  const parsed = parseMessage(lines.join('\r\n'), { stream: false });
+  // As it comes from the wire: UTF-8, each byte a character.
+  const text = Buffer.from(lines.join('\r\n')).toString('latin1');
+  const parsed = parseMessage(text, { stream: false });
   if (!parsed.ok) throw parsed;
   return parsed.message;
 }

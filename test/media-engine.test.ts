@@ -18,7 +18,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { realClock } from '../src/core/clock.ts';
-import { asGatewayError } from '../src/core/errors.ts';
+import { asGatewayError, GatewayError } from '../src/core/errors.ts';
 import { createLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
 import { ADDON_PATH, decodeEvents, loadAddon, type PortSettings } from '../src/media/binding.ts';
@@ -27,10 +27,12 @@ import {
   MediaEngine,
   type MediaEngineOptions,
 } from '../src/media/engine.ts';
+import { DEFAULT_CONTROL_LIMITS } from '../src/media/frames.ts';
+import { packSettings, unpackSettings } from '../src/media/packed.ts';
 import type { Port, PortEvents } from '../src/media/port.ts';
-import type { ControlHandlers } from '../src/media/protocol.ts';
+import { type ControlHandlers, DONE } from '../src/media/protocol.ts';
 import { checkPortRange, slicePorts } from '../src/media/range.ts';
-import { ControlClient, ControlServer, DEFAULT_CONTROL_LIMITS } from '../src/media/socket.ts';
+import { ControlClient, ControlServer } from '../src/media/socket.ts';
 import {
   DEFAULT_SUPERVISOR_OPTIONS,
   Supervisor,
@@ -130,6 +132,15 @@ t.test('an addon that is not built is told with the command that builds it', asy
   t.equal(await codeOf((async () => loadAddon('/nowhere/x.node'))()), 'ADDON_MISSING');
 });
 
+t.test('settings are the same after their way to a worker and back', async (t) => {
+  const all = settingsFor(4000, { proven: false });
+  const none = settingsFor(4000, { proven: true, remote: null, dtmf: null });
+
+  for (const settings of [all, none]) {
+    t.strictSame(unpackSettings(JSON.parse(JSON.stringify(packSettings(settings)))), settings);
+  }
+});
+
 t.test('event records are read as they were written', async (t) => {
   const batch = new ArrayBuffer(5 * 32);
   const view = new DataView(batch);
@@ -158,7 +169,11 @@ t.test('event records are read as they were written', async (t) => {
 
 // --- Control protocol -----------------------------------------------------------------------------
 
-async function makeControl(t: Test, limits = DEFAULT_CONTROL_LIMITS) {
+async function makeControl(
+  t: Test,
+  limits = DEFAULT_CONTROL_LIMITS,
+  more: Partial<ControlHandlers> = {},
+) {
   const path = join(shortDir(t), 'c.sock');
   const order: number[] = [];
   const hello = { worker: 1, pid: 2, ports: 0, backend: 'epoll', scheduling: 'normal' } as const;
@@ -169,8 +184,9 @@ async function makeControl(t: Test, limits = DEFAULT_CONTROL_LIMITS) {
       order.push(port);
       return { stats: null };
     },
+    ...more,
   } as Partial<ControlHandlers> as ControlHandlers;
-  const server = new ControlServer({ path, clock: realClock, limits, handlers });
+  const server = new ControlServer({ path, limits, handlers });
   await server.listen();
   t.teardown(() => server.close());
   const connect = (): Promise<ControlClient> =>
@@ -193,6 +209,35 @@ t.test('commands are pipelined and keep their order', async (t) => {
   t.comment(`${((tookMs * 1000) / numbers.length).toFixed(1)} us a command, both ends`);
   await client.close();
   t.equal(await codeOf(client.request('ping', {})), 'MEDIA_UNAVAILABLE');
+});
+
+t.test('settings of a port that did not leave yet are replaced by newer ones', async (t) => {
+  const told: { port: number; codec: number }[] = [];
+  const { connect } = await makeControl(t, DEFAULT_CONTROL_LIMITS, {
+    setPort: ({ port, settings }) => {
+      told.push({ port, codec: settings[4] });
+      if (settings[4] > 3) throw new GatewayError('MEDIA_COMMAND', { op: 'set', problem: 'codec' });
+      return DONE;
+    },
+    connect: () => DONE,
+  });
+  const client = await connect();
+  await client.request('hello', HELLO);
+  const set = (port: number, codec: number) =>
+    client.request('setPort', { port, settings: packSettings(settingsFor(9, { codec })) });
+
+  const work = [set(1, 0), set(2, 1), set(1, 3), client.request('connect', { port: 1, peer: 2 })];
+  t.same(await Promise.all(work), [DONE, DONE, DONE, DONE], 'each is answered');
+  t.same(told, [
+    { port: 1, codec: 3 },
+    { port: 2, codec: 1 },
+  ]);
+
+  const bad = [set(1, 0), set(2, 99), set(3, 0)].map((each) => codeOf(each));
+  t.same(await Promise.all(bad), ['none', 'MEDIA_COMMAND', 'none'], 'to whom it belongs');
+  await set(1, 2);
+  t.same(told.at(-1), { port: 1, codec: 2 }, 'what left already is not replaced');
+  await client.close();
 });
 
 t.test('frames are bounded in size and number, and a late answer is given up', async (t) => {

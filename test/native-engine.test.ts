@@ -18,7 +18,9 @@ import {
   type MediaAddon,
   type NativeEvent,
   type PortSettings,
+  type PortStats,
 } from '../src/media/binding.ts';
+import { packSettings, unpackStats } from '../src/media/packed.ts';
 import { delay, RtpPeer } from './support/rtp-peer.ts';
 import { firstChannel, readChannels as readWav, shareAt, sine, wavOf } from './support/sound.ts';
 
@@ -79,8 +81,12 @@ interface Leg {
 function leg(remotePort: number, more: Partial<PortSettings> = {}): Leg {
   const options = { address: '127.0.0.1', rtcpMux: false, ssrc: 0x5555_0001 };
   const { handle, rtpPort } = engine().create('port', options);
-  engine().set(handle, settings(remotePort, more));
+  engine().set(handle, packSettings(settings(remotePort, more)));
   return { handle, rtpPort };
+}
+
+function figures(handle: Handle): PortStats {
+  return unpackStats(engine().ask(handle));
 }
 
 function eventsOf(handle: Handle, kind: NativeEvent['kind']): NativeEvent[] {
@@ -144,9 +150,12 @@ t.test('bad arguments are refused with a code', { skip }, async (t) => {
   const refused = { code: 'MEDIA_COMMAND' };
   const remote = { address: 'example.com', port: 4000, rtcpPort: 4001, rtcpMux: false };
 
-  t.throws(() => engine().set(handle, settings(4000, { remote })), refused);
-  t.throws(() => engine().set(handle, settings(4000, { codec: 9 })), refused);
-  t.throws(() => engine().set(handle, settings(4000, { ptimeMs: Number.NaN })), refused);
+  t.throws(() => engine().set(handle, packSettings(settings(4000, { remote }))), refused);
+  t.throws(() => engine().set(handle, packSettings(settings(4000, { codec: 9 }))), refused);
+  t.throws(
+    () => engine().set(handle, packSettings(settings(4000, { ptimeMs: Number.NaN }))),
+    refused,
+  );
   t.throws(() => engine().create('clip', { path: '/nonexistent.wav' }), refused);
   const play = { port: handle, clip: 0, digits: '12x', loop: 1, offsetMs: 0 };
   t.throws(() => engine().create('player', play), refused);
@@ -167,7 +176,7 @@ t.test('a call of one codec is relayed, its digits told once', { skip }, async (
   await alice.speak(sine(440, 8000, 400), a.rtpPort);
   await delay(60);
 
-  t.equal(engine().ask(a.handle).mode, 'relay');
+  t.equal(figures(a.handle).mode, 'relay');
   t.ok(shareAt(bob.heard().subarray(1000, 2600), 8000, 440) > 0.9, 'the tone is heard');
   t.equal(bob.keys(), '7');
   t.match(eventsOf(a.handle, 'digit'), [{ key: '7', durationMs: 100, source: 'rfc4733' }]);
@@ -189,12 +198,12 @@ t.test('what an Opus phone said is understood in mu-law', { skip: skipCaptures }
   const speech = udpOf('rtp-opus-20ms-fec.pcap').slice(0, 150);
   const payloadType = (speech[0]?.[1] ?? 0) & 0x7f;
   const numbers = { payloadType, receivePayloadType: payloadType };
-  engine().set(a.handle, settings(browser.address().port, { ...OPUS, ...numbers }));
+  engine().set(a.handle, packSettings(settings(browser.address().port, { ...OPUS, ...numbers })));
   engine().connect(a.handle, b.handle);
 
   await replay(speech, browser, a.rtpPort, 20);
 
-  const stats = engine().ask(a.handle);
+  const stats = figures(a.handle);
   t.equal(stats.mode, 'transcode');
   t.equal(stats.badPackets + stats.wrongSource, 0);
   const heard = phone.heard();
@@ -212,7 +221,7 @@ t.test('sixteen digits of a real phone are all told', { skip: skipCaptures }, as
   const types = new Set(packets.map((packet) => (packet[1] ?? 0) & 0x7f));
   const event = [...types].find((type) => type >= 96) ?? 101;
   const dtmf = { payloadType: event, receivePayloadType: event, clockRateHz: 8000 };
-  engine().set(a.handle, settings(phone.address().port, { dtmf }));
+  engine().set(a.handle, packSettings(settings(phone.address().port, { dtmf })));
 
   await replay(packets, phone, a.rtpPort, 4);
   await until(() => eventsOf(a.handle, 'digit').length >= 16);
@@ -236,7 +245,7 @@ t.test('loss of a bad line is counted', { skip: skipCaptures }, async (t) => {
   await replay(packets, phone, a.rtpPort, 1);
   await delay(60);
 
-  const stats = engine().ask(a.handle);
+  const stats = figures(a.handle);
   t.equal(stats.packetsReceived, packets.length);
   t.equal(stats.packetsLost, span - packets.length);
   t.ok(stats.packetsLost > 0);
@@ -293,11 +302,11 @@ t.test('a stranger is not heard, a phone behind NAT is', { skip }, async (t) => 
   await phone.speak(sine(440, 8000, 200), open.rtpPort);
   await delay(60);
 
-  t.equal(engine().ask(strict.handle).packetsReceived, 0);
-  t.equal(engine().ask(strict.handle).wrongSource, 10);
+  t.equal(figures(strict.handle).packetsReceived, 0);
+  t.equal(figures(strict.handle).wrongSource, 10);
   t.equal(stranger.packets.length, 0);
-  t.equal(engine().ask(open.handle).packetsReceived, 7, 'three packets are the proof');
-  t.equal(engine().ask(open.handle).peerAddress, `127.0.0.1:${phone.port}`);
+  t.equal(figures(open.handle).packetsReceived, 7, 'three packets are the proof');
+  t.equal(figures(open.handle).peerAddress, `127.0.0.1:${phone.port}`);
   t.equal(eventsOf(open.handle, 'latched').length, 1);
   for (const each of [strict, open]) engine().close(each.handle);
   await Promise.all([phone.close(), stranger.close()]);
@@ -317,7 +326,7 @@ t.test('a phone takes back what an attacker of its IP took first', { skip }, asy
   await attacker.press('7', a.rtpPort);
   await delay(300);
 
-  t.equal(engine().ask(a.handle).peerAddress, `127.0.0.1:${phone.port}`);
+  t.equal(figures(a.handle).peerAddress, `127.0.0.1:${phone.port}`);
   t.ok(attacker.packets.length - heardBefore <= 5, 'media left the attacker');
   t.same(eventsOf(a.handle, 'digit'), [], 'and so did its keys');
   engine().close(a.handle);
@@ -330,10 +339,13 @@ t.test('who never acknowledged gets 20 packets, and the rest once it did', { ski
   await delay(700);
 
   t.ok(victim.packets.length <= 20 && victim.packets.length > 10, `${victim.packets.length}`);
-  t.throws(() => engine().set(a.handle, settings(victim.port, { proven: 1 as never })), {
-    code: 'MEDIA_COMMAND',
-  });
-  engine().set(a.handle, settings(victim.port, { proven: true }));
+  t.throws(
+    () => engine().set(a.handle, packSettings(settings(victim.port, { proven: 1 as never }))),
+    {
+      code: 'MEDIA_COMMAND',
+    },
+  );
+  engine().set(a.handle, packSettings(settings(victim.port, { proven: true })));
   t.ok(await until(() => victim.packets.length > 40), 'an acknowledged call is served');
   engine().close(a.handle);
   await victim.close();

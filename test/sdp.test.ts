@@ -11,10 +11,11 @@ import {
   type AnswerOptions,
   acceptAnswer,
   answerOffer,
+  judgeOffer,
   makeOffer,
   offeredFamily,
+  writeAnswer,
 } from '../src/sdp/offer-answer.ts';
-import { readOffered } from '../src/sdp/offered.ts';
 import { parseSdp } from '../src/sdp/sdp.ts';
 import { findSdp } from '../src/sip/multipart.ts';
 import { parseMessage } from '../src/sip/parser.ts';
@@ -76,7 +77,9 @@ t.test(
     const wrong: string[] = [];
     let judged = 0;
     for (const entry of index.filter(({ name }) => name.startsWith('sdp-'))) {
-      const result = parseMessage(readFileSync(new URL(entry.file, DATA)), { stream: false });
+      const result = parseMessage(readFileSync(new URL(entry.file, DATA), 'latin1'), {
+        stream: false,
+      });
       if (!result.ok) throw result.error;
       judged += 1;
       const local = { address: '127.0.0.1', family: 4, port: 30_000 } as const;
@@ -181,6 +184,18 @@ t.test('directions answer each other, and hold has three spellings', async (t) =
   t.equal(answer(session).media.direction, 'recvonly');
 });
 
+t.test('port 0 within a call stops its audio, and a later offer brings it back', async (t) => {
+  const before = answer(description(['m=audio 40000 RTP/AVP 0'])).media;
+  const stopped = description(['m=audio 0 RTP/AVP 0', 'm=video 0 RTP/AVP 97']);
+  const { sdp, media } = answer(stopped, { previous: before });
+  t.match(media, { direction: 'inactive', onHold: true, codec: 'PCMU' });
+  t.match(sdp, /m=audio 0 RTP\/AVP 0\r\nm=video 0 RTP\/AVP 97/);
+  const back = answer(description(['m=audio 40000 RTP/AVP 0']), { previous: media });
+  t.match(back.media, { direction: 'sendrecv', onHold: false });
+  t.match(back.sdp, /m=audio 30000/);
+  t.throws(() => answer(stopped), { code: 'SDP_REFUSED' }, 'a call does not begin like that');
+});
+
 t.test('every m= line is answered in its place', async (t) => {
   const text = description([
     'm=video 50000 RTP/AVP 97',
@@ -209,14 +224,54 @@ t.test('every m= line is answered in its place', async (t) => {
 
 t.test('a secure-only offer is refused, not answered in the clear', async (t) => {
   const text = description(['m=audio 40000 RTP/SAVP 0', 'a=crypto:1 X inline:abc']);
+  for (const [srtp, code] of [
+    ['off', 'SRTP_OFF'],
+    ['preferred', 'SRTP_UNSUPPORTED'],
+    ['required', 'SRTP_UNSUPPORTED'],
+  ] as const) {
+    t.equal(
+      codeOf(() => answer(text, { srtp })),
+      code,
+    );
+  }
   t.equal(
     codeOf(() => answer(text)),
-    'SDP_REFUSED',
+    'SRTP_OFF',
   );
-  t.match(
-    messageOf(() => answer(text)),
-    /RTP\/SAVP/,
-  );
+});
+
+t.test('keys for SRTP beside plain RTP are answered in plain, unless SRTP must be', async (t) => {
+  const keys = description(['m=audio 40000 RTP/AVP 0', 'a=crypto:1 X inline:abc']);
+  const both = description(['m=audio 40000 RTP/SAVP 0', 'm=audio 40002 RTP/AVP 0']);
+  const plain = description(['m=audio 40000 RTP/AVP 0']);
+  for (const srtp of ['off', 'preferred'] as const) {
+    t.notMatch(answer(keys, { srtp }).sdp, /crypto/);
+    t.equal(answer(both, { srtp }).media.remote.port, 40_002);
+  }
+  const codes = [keys, both, plain].map((text) => codeOf(() => answer(text, { srtp: 'required' })));
+  t.same(codes, ['SRTP_UNSUPPORTED', 'SRTP_UNSUPPORTED', 'SRTP_REQUIRED']);
+});
+
+t.test('the peer names the packet time, else we do; Opus has frames of its own', async (t) => {
+  const timeOf = (lines: readonly string[], ptimeMs: number, formats = 'RTP/AVP 0'): number =>
+    answer(description([`m=audio 40000 ${formats}`, ...lines]), { ptimeMs }).media.ptimeMs;
+
+  t.equal(timeOf([], 30), 30);
+  t.equal(timeOf(['a=ptime:10'], 30), 10);
+  t.equal(timeOf(['a=maxptime:20'], 30), 20);
+  const opus = ['a=rtpmap:96 opus/48000/2'];
+  const times = [10, 20, 30, 40, 50, 60, 100].map((ms) => timeOf(opus, ms, 'RTP/AVP 96'));
+  t.same(times, [10, 20, 20, 40, 40, 60, 60]);
+});
+
+t.test('keys are no events where the trunk has them in another way', async (t) => {
+  const text = description(['m=audio 40000 RTP/AVP 0 101', 'a=rtpmap:101 telephone-event/8000']);
+  const answered = answer(text, { events: false });
+  t.equal(answered.media.dtmf, null);
+  t.notMatch(answered.sdp, /telephone-event/);
+  const { sdp, formats } = makeOffer({ ...BASE, codecs: ALL, events: false });
+  t.notMatch(sdp, /telephone-event/);
+  t.equal(formats.length, ALL.length);
 });
 
 t.test('RTCP goes where the offer says', async (t) => {
@@ -321,6 +376,60 @@ t.test('malformed descriptions are refused with the reason', async (t) => {
   t.equal(parseSdp(huge).origin.sessionId, '9'.repeat(40));
 });
 
+t.test('an encoding may be named by digits', async (t) => {
+  const text = description(['m=audio 40000 RTP/AVP 97 8', 'a=rtpmap:97 123/8000']);
+  t.equal(parseSdp(text).media[0]?.codecs[0]?.encoding, '123');
+  t.equal(answer(text).media.codec, 'PCMA');
+});
+
+/** A rich description, so that a change anywhere in it meets some rule. */
+const RICH = description(
+  [
+    'm=audio 40000/2 RTP/AVP 111 0 101',
+    'c=IN IP6 2001:db8::1',
+    'a=mid:0',
+    'a=rtpmap:111 opus/48000/2',
+    'a=fmtp:111 minptime=10;useinbandfec=1',
+    'a=rtpmap:101 telephone-event/8000',
+    'a=ptime:20',
+    'a=maxptime:60.5',
+    'a=rtcp:40001 IN IP6 2001:db8::1',
+    'a=rtcp-mux',
+    'm=image 40004 udptl t38',
+    'a=mid:1',
+    'a=T38FaxMaxBuffer:200',
+  ],
+  ['a=group:FID 0 1', 'a=sendonly'],
+);
+
+t.test('whatever is changed in a description, it is refused or within bounds', async (t) => {
+  let seed = 1;
+  const draw = (below: number): number => {
+    seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0;
+    return (seed >>> 8) % below;
+  };
+  const pieces = ['\r', '\n', '\0', ' ', ':', '/', '9', '-1', 'a=', 'm=', 'c=', '99999', '\u00ff'];
+  const verdicts = new Map<string, number>();
+  const wrong: string[] = [];
+  for (let round = 0; round < 5_000; round += 1) {
+    let text = RICH;
+    for (let changes = 1 + draw(3); changes > 0; changes -= 1) {
+      const at = draw(text.length);
+      text = text.slice(0, at) + (pieces[draw(pieces.length)] ?? '') + text.slice(at + draw(3));
+    }
+    const code = codeOf(() => {
+      for (const { port, codecs } of parseSdp(text).media) {
+        const isSound = port <= 65_535 && codecs.every(({ payloadType }) => payloadType <= 127);
+        if (!isSound) wrong.push(text);
+      }
+    });
+    verdicts.set(code, (verdicts.get(code) ?? 0) + 1);
+  }
+  t.same(wrong, []);
+  t.same([...verdicts.keys()].sort(), ['SDP_MALFORMED', 'ok']);
+  t.ok((verdicts.get('ok') ?? 0) > 500, 'not only refusals were seen');
+});
+
 const ALL: readonly CodecName[] = ['opus', 'G722', 'PCMA', 'PCMU'];
 
 t.test('an offer lists our order and events for each clock', async (t) => {
@@ -403,30 +512,38 @@ t.test('a re-offer keeps codec, payload types and m= lines', async (t) => {
   t.equal(answer(gone, { previous: media }).media.codec, 'PCMU');
 });
 
-t.test('our offer is read back as its peer reads it', async (t) => {
+t.test('our offer means the same when only its text is left', async (t) => {
   const video = description(['m=video 50000 RTP/AVP 97', 'm=audio 40000 RTP/AVP 0']);
+  const local = { address: '2001:db8::20', family: 6, port: 30_000 } as const;
   const offers = [
-    makeOffer({ ...BASE, codecs: ALL }).sdp,
-    makeOffer({ ...BASE, codecs: ['PCMA'], direction: 'inactive', rtcpMux: true }).sdp,
-    makeOffer({ ...BASE, codecs: ['opus'], previousSdp: video, direction: 'recvonly' }).sdp,
-    makeOffer({
-      ...BASE,
-      codecs: ['G722'],
-      local: { address: '2001:db8::20', family: 6, port: 30_000 },
-    }).sdp,
+    makeOffer({ ...BASE, codecs: ALL }),
+    makeOffer({ ...BASE, codecs: ['PCMA'], direction: 'inactive', rtcpMux: true }),
+    makeOffer({ ...BASE, codecs: ['opus'], previousSdp: video, direction: 'recvonly' }),
+    makeOffer({ ...BASE, codecs: ['G722'], local }),
   ];
-  for (const sdp of offers) {
-    const read = parseSdp(sdp);
-    const index = read.media.findIndex(({ port }) => port !== 0);
-    const media = read.media[index];
-    t.same(readOffered(sdp), {
-      index,
-      family: media?.connection?.family,
-      formats: media?.codecs.map((format) => ({ ...format, fmtp: '' })),
-      direction: media?.direction,
-      rtcpMux: media?.rtcpMux,
-    });
+  const lines = [
+    'm=audio 40000 RTP/AVP 8 9 107 98 99',
+    'a=rtpmap:107 opus/48000/2',
+    'a=rtpmap:98 telephone-event/8000',
+    'a=rtpmap:99 telephone-event/48000',
+    'a=rtcp-mux',
+  ];
+  for (const offer of offers) {
+    const address = `c=IN IP${offer.family} ${offer.family === 4 ? '192.0.2.9' : '2001:db8::9'}`;
+    const media = [...Array<string>(offer.index).fill('m=video 0 RTP/AVP 97'), ...lines, address];
+    const common = { answer: parseSdp(description(media)), policy: DEFAULT_MEDIA_POLICY };
+    const accepted = acceptAnswer({ ...common, offer });
+    t.ok(accepted.dtmf);
+    t.same(acceptAnswer({ ...common, offer: offer.sdp }), accepted);
   }
+});
+
+t.test('an offer is judged before there is a port, and answered with it', async (t) => {
+  const offer = parseSdp(description(['m=video 50000 RTP/AVP 97', 'm=audio 40000 RTP/AVP 8 0']));
+  const judged = judgeOffer({ offer, codecs: ALL, family: 4, policy: DEFAULT_MEDIA_POLICY });
+  t.equal(judged.media.codec, 'PCMA');
+  t.equal(writeAnswer(judged, BASE), answer(offer.text, { codecs: ALL }).sdp);
+  t.match(writeAnswer(judged, BASE), /m=video 0 RTP\/AVP 97\r\nm=audio 30000 RTP\/AVP 8\r\n/);
 });
 
 t.test('an answer repeats the offer time and reads back as it was meant', async (t) => {

@@ -14,7 +14,7 @@ import { Resolver } from '../src/sip/resolver.ts';
 import type { Session } from '../src/sip/session.ts';
 import type { StreamSocket } from '../src/sip/sockets.ts';
 import { type ScriptPeer, SDP } from './support/script-peer.ts';
-import { SipWorld, Witness } from './support/sip-world.ts';
+import { reoffered, SipWorld, Witness } from './support/sip-world.ts';
 
 interface Scene {
   world: SipWorld;
@@ -72,7 +72,7 @@ t.test('whose password it is', async (t) => {
     const kind = 'realm' in credentials ? 'with a realm' : 'without a realm';
     t.test(`BYE and re-INVITE tell it to no host that a Contact chose, ${kind}`, async (t) => {
       const { pass, call, thief } = await hijacked(t, credentials, true);
-      const ours = call.reinvite(SDP).catch(() => 'refused');
+      const ours = reoffered(call, SDP).catch(() => 'refused');
       await pass(10);
       thief.respond(thief.last('INVITE'), 401, digestChallenge('trunk'));
       await pass(10);
@@ -384,7 +384,7 @@ t.test('a Contact or a route that may not be reached', async (t) => {
       const { us, peer, pass } = stage;
       us.on('invite', (session) => {
         session.accept(SDP);
-        session.on('acknowledged', () => void session.reinvite(SDP).then(() => session.hangup()));
+        session.on('acknowledged', () => void reoffered(session, SDP).then(() => session.hangup()));
       });
       peer.request({ method: 'INVITE', body: SDP, headers: [field] });
       await pass(10);
@@ -437,5 +437,6 @@ t.test('what was dropped is counted as something that only grows', async (t) => 
   await pass(5);
   const text = await metrics.text();
   t.match(text, /TYPE tandem_sip_malformed_total counter\ntandem_sip_malformed_total 1/);
-  t.match(text, /TYPE tandem_sip_limited_total counter\ntandem_sip_limited_total 2/);
+  t.match(text, /TYPE tandem_sip_limited_total counter\ntandem_sip_limited_total 3/);
+  t.match(text, 'tandem_sip_dropped_total{reason="answered"} 3');
 });

@@ -36,7 +36,7 @@ const INVITE = [
   'body',
 ].join('\r\n');
 
-function parsed(text: string | Buffer): SipMessage {
+function parsed(text: string): SipMessage {
   const result = parseMessage(text, { stream: false });
   if (!result.ok) throw result.error;
   return result.message;

@@ -109,12 +109,12 @@ const SHAPES: Readonly<Record<string, (bytes: number) => string>> = {
 
 /** Everything that is done with a message before somebody is known to have sent it. */
 function read(data: Buffer): void {
-  const result = parseMessage(data, { stream: false });
+  const result = parseMessage(data.toString('latin1'), { stream: false });
   if (!result.ok) refusalOf(result, 'tag');
   else if (screen(result.message) === null) readInvite(result.message);
   const framer = new StreamFramer();
   for (const item of framer.push(data)) {
-    if (item.kind === 'message') parseMessage(item.data, { stream: true });
+    if (item.kind === 'message') parseMessage(item.text, { stream: true });
   }
 }
 

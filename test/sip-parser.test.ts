@@ -37,8 +37,8 @@ function entries(): Entry[] {
   return JSON.parse(readFileSync(new URL('index.json', DATA), 'utf8')) as Entry[];
 }
 
-function bytesOf(entry: Entry): Buffer {
-  return readFileSync(new URL(entry.file, DATA));
+function textOf(entry: Entry): string {
+  return readFileSync(new URL(entry.file, DATA), 'latin1');
 }
 
 /**
@@ -62,13 +62,13 @@ function isBodyMatter(name: string): boolean {
   return name.startsWith('sdp-') || name.startsWith('mp-');
 }
 
-function parsed(text: string | Buffer): SipMessage {
+function parsed(text: string): SipMessage {
   const result = parseMessage(text, { stream: false });
   if (!result.ok) throw result.error;
   return result.message;
 }
 
-function failed(text: string | Buffer, stream = false): ParseFailure {
+function failed(text: string, stream = false): ParseFailure {
   const result = parseMessage(text, { stream });
   if (result.ok) throw new TypeError('was accepted');
   return result;
@@ -89,7 +89,7 @@ t.test('torture messages get their verdict', SKIP, async (t) => {
   for (const entry of all) {
     // The one message of the set that is about streams alone.
     const stream = entry.name === 'cl-missing-stream';
-    const result = parseMessage(bytesOf(entry), { stream });
+    const result = parseMessage(textOf(entry), { stream });
     const verdict = result.ok ? 'accept' : result.error.row.sip;
     const isAccepted =
       entry.expect === 'accept' || DECIDED_ABOVE.has(entry.name) || isBodyMatter(entry.name);
@@ -111,7 +111,7 @@ t.test('torture messages get their verdict', SKIP, async (t) => {
 t.test('what is no request is never answered', SKIP, async (t) => {
   const answered: string[] = [];
   for (const entry of entries()) {
-    const result = parseMessage(bytesOf(entry), { stream: false });
+    const result = parseMessage(textOf(entry), { stream: false });
     if (result.ok || entry.status !== undefined) continue;
     const reply = refusalOf(result, 'x');
     if (reply !== null) answered.push(entry.name);
@@ -123,7 +123,7 @@ t.test('torture messages on a stream', SKIP, async (t) => {
   const wrong: string[] = [];
   for (const entry of entries()) {
     const framer = new StreamFramer();
-    const items = framer.push(bytesOf(entry));
+    const items = framer.push(Buffer.from(textOf(entry), 'latin1'));
     const kinds = items.map(({ kind }) => kind).join(' ');
     const expected = streamKinds(entry.onStream);
     if (expected !== null && !expected.test(kinds)) wrong.push(`${entry.name}: ${kinds}`);
@@ -145,18 +145,18 @@ function streamKinds(onStream: string | undefined): RegExp | null {
 t.test('multipart bodies of the torture set', SKIP, async (t) => {
   const found: Record<string, string> = {};
   for (const entry of entries().filter(({ name }) => name.startsWith('mp-'))) {
-    const message = parsed(bytesOf(entry));
+    const message = parsed(textOf(entry));
     found[entry.name] = codeOf(() => findSdp(message));
     const isAccepted = entry.expect === 'accept';
     t.equal(found[entry.name] === 'ok', isAccepted, `${entry.name}: ${found[entry.name]}`);
   }
   const isup = entries().find(({ name }) => name === 'mp-related-isup') as Entry;
-  t.match(findSdp(parsed(bytesOf(isup))), /^v=0\r\n[\s\S]*a=sendrecv(\r\n)?$/);
+  t.match(findSdp(parsed(textOf(isup))), /^v=0\r\n[\s\S]*a=sendrecv(\r\n)?$/);
 });
 
 t.test('what was tortuous is read right', SKIP, async (t) => {
   const of = (name: string): SipMessage =>
-    parsed(bytesOf(entries().find((entry) => entry.name === name) as Entry));
+    parsed(textOf(entries().find((entry) => entry.name === name) as Entry));
   const wsinv = of('wsinv');
   t.equal(wsinv.cseq, 9);
   t.equal(wsinv.maxForwards, 68);
@@ -219,7 +219,7 @@ function withLine(line: string): string {
 }
 
 t.test('a request is read', async (t) => {
-  const message = parsed(Buffer.from(INVITE));
+  const message = parsed(INVITE);
   t.equal(message.method, 'INVITE');
   t.equal(message.uri, 'sip:bob@example.com');
   t.equal(message.callId, 'c1@192.0.2.1');
@@ -278,7 +278,7 @@ t.test('noise, keep-alives, responses and ACKs get no answer', async (t) => {
   t.equal(failed('\r\n\r\n').kind, 'keepalive');
   t.equal(failed('').kind, 'keepalive');
   t.equal(failed('GET / HTTP/1.1\r\n\r\n').kind, 'garbage');
-  t.equal(failed(Buffer.from([22, 3, 1, 2, 0])).kind, 'garbage');
+  t.equal(failed('\x16\x03\x01\x02\x00').kind, 'garbage');
   const ack = failed(without('Call-ID').replace('INVITE sip', 'ACK sip'));
   t.equal(ack.isAck, true);
   t.equal(ack.reply, null);
@@ -299,7 +299,7 @@ t.test('random bytes never throw', async (t) => {
     const mutated = Buffer.from(bytes);
     for (let i = next(4); i >= 0; i -= 1) mutated[next(mutated.length)] = next(256);
     const cut = round % 5 === 0 ? mutated.subarray(0, next(mutated.length)) : mutated;
-    const result = parseMessage(cut, { stream: round % 2 === 0 });
+    const result = parseMessage(cut.toString('latin1'), { stream: round % 2 === 0 });
     if (result.ok) {
       accepted += 1;
       for (const name of result.message.names()) result.message.list(name);
@@ -313,7 +313,7 @@ t.test('random bytes never throw', async (t) => {
 
 function describe(items: readonly FramerItem[]): string[] {
   return items.map((item) => {
-    if (item.kind === 'message') return `message ${item.data.toString('latin1')}`;
+    if (item.kind === 'message') return `message ${item.text}`;
     return item.kind === 'broken' ? `broken ${item.error.code}` : 'ping';
   });
 }

@@ -1,11 +1,12 @@
 /**
  * RFC 4475, RFC 5118 and this project's own malformed and malicious messages, sent to a real
- * endpoint on loopback over UDP and TCP: each is answered as its verdict says, by one answer, and
+ * endpoint on loopback over UDP, TCP, TLS and WebSocket: each is answered as its verdict says, by one answer, and
  * nothing is ever sent to an address that is not loopback.
  */
 import { createSocket } from 'node:dgram';
-import { existsSync, readFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { connect as tlsConnect } from 'node:tls';
 import t, { type Test } from 'tap';
 import { realClock, sleep } from '../src/core/clock.ts';
 import { asGatewayError } from '../src/core/errors.ts';
@@ -14,24 +15,17 @@ import { Metrics } from '../src/core/metrics.ts';
 import { DEFAULT_MEDIA_POLICY } from '../src/sdp/address.ts';
 import { answerOffer, offeredFamily } from '../src/sdp/offer-answer.ts';
 import { parseSdp } from '../src/sdp/sdp.ts';
+import { DEFAULT_CONNECTION } from '../src/sip/connection.ts';
 import { Endpoint } from '../src/sip/endpoint.ts';
+import { StreamLayers } from '../src/sip/layers.ts';
+import type { TransportName } from '../src/sip/peer.ts';
 import { Resolver } from '../src/sip/resolver.ts';
 import type { Session } from '../src/sip/session.ts';
 import { KernelSockets } from '../src/sip/sockets.ts';
+import { Authority } from './support/certificates.ts';
+import { temporaryFolder } from './support/stream-world.ts';
+import { allowedBy, bytesOf, finals, judge, readVerdicts } from './support/torture.ts';
 
-interface Verdict {
-  readonly name: string;
-  readonly file: string;
-  readonly expect: 'accept' | 'reject' | 'error';
-  readonly status?: number;
-  readonly alsoAllowed?: readonly (number | string)[];
-  readonly kind: 'request' | 'response' | 'garbage';
-  readonly onStream?: string;
-  /** null: the headers never end. */
-  readonly bodyBytes: number | null;
-}
-
-const DATA = new URL('../../shared/data/torture/', import.meta.url);
 /** Half a message on TCP is given up after this; the real default is 10 s. */
 const MESSAGE_TIMEOUT_MS = 400;
 const SILENCE_MS = 250;
@@ -65,13 +59,15 @@ function handle(session: Session): void {
 
 interface Target {
   readonly endpoint: Endpoint;
-  readonly udpPort: number;
-  readonly tcpPort: number;
+  port(transport: TransportName): number;
+  /** A stream to it, ready to be written to. */
+  connect(transport: 'tcp' | 'tls', localAddress: string): Promise<Socket>;
   /** Every address that something was sent or connected to. */
   readonly egress: Set<string>;
 }
 
-async function startTarget(t: Test): Promise<Target> {
+async function startTarget(t: Test, trusts = () => false): Promise<Target> {
+  const authority = new Authority(temporaryFolder(t));
   const egress = new Set<string>();
   const isLoopback = (address: string): boolean => address.startsWith('127.') || address === '::1';
   const endpoint = new Endpoint({
@@ -82,89 +78,49 @@ async function startTarget(t: Test): Promise<Target> {
     listen: [
       { transport: 'udp', address: '127.0.0.1', port: 0 },
       { transport: 'tcp', address: '127.0.0.1', port: 0 },
+      { transport: 'tls', address: '127.0.0.1', port: 0 },
+      { transport: 'ws', address: '127.0.0.1', port: 0 },
     ],
+    layers: new StreamLayers({
+      clock: realClock,
+      log: silentLog,
+      certificates: authority.issue(['DNS:localhost']),
+      webSocket: { allowWithoutOrigin: true },
+    }),
     sockets: new KernelSockets({ onEgress: (address) => egress.add(address) }),
     resolver: new Resolver({
       clock: realClock,
       lookup: () => Promise.reject(new Error('no names here')),
       allowAddress: isLoopback,
     }),
-    policy: { allowAddress: isLoopback },
+    policy: { allowAddress: isLoopback, trusts },
     timers: { t1Ms: T1_MS, t2Ms: 4 * T1_MS },
     transport: {
       connection: {
+        ...DEFAULT_CONNECTION,
         connectTimeoutMs: 1000,
         messageTimeoutMs: MESSAGE_TIMEOUT_MS,
-        idleTimeoutMs: 60_000,
-        strangerIdleTimeoutMs: 60_000,
         lingerMs: 200,
-        sendQueueBytesMax: 1_000_000,
-        openingMessagesMax: 8,
       },
     },
   });
   endpoint.on('invite', handle);
   await endpoint.start();
   t.teardown(() => endpoint.close());
-  const [udp, tcp] = endpoint.locals;
-  return { endpoint, egress, udpPort: udp?.port ?? 0, tcpPort: tcp?.port ?? 0 };
-}
-
-/** The first final status of each transaction, in order; provisional ones and repeats left out. */
-function finals(replies: readonly string[]): number[] {
-  const seen = new Set<string>();
-  const statuses: number[] = [];
-  for (const reply of replies) {
-    const status = Number(/^SIP\/2\.0 (\d{3}) /.exec(reply)?.[1] ?? 0);
-    const key = /^cseq:.*$/im.exec(reply)?.[0] ?? '';
-    if (status < 200 || seen.has(key)) continue;
-    seen.add(key);
-    statuses.push(status);
-  }
-  return statuses;
-}
-
-/** What a well-formed request gets when the verdict names no status. */
-function acceptedStatuses(text: string): number[] {
-  const method = /^\s*(\S+) /.exec(text)?.[1];
-  // It claims a dialog that is not there: well formed, and nobody's.
-  if (/^(?:to|t)\s*:[^\r]*(?:\r\n[ \t][^\r]*)*;\s*tag\s*=/im.test(text)) return [481];
-  if (method === 'OPTIONS') return [200];
-  if (method !== 'INVITE') return [401, 403, 405];
-  // RFC 5737 and RFC 3849: no media is sent to addresses of documentation.
-  return /^[co]=.* IN IP[46] (?:192\.0\.2\.|2001:db8:|::ffff:192\.0\.2\.)/im.test(text)
-    ? [200, 488]
-    : [200];
-}
-
-interface Allowed {
-  readonly statuses: ReadonlySet<number>;
-  readonly silence: boolean;
-}
-
-function allowedBy(verdict: Verdict, text: string): Allowed {
-  const statuses = new Set<number>();
-  let silence = verdict.kind === 'response';
-  if (verdict.status !== undefined) statuses.add(verdict.status);
-  else if (verdict.expect !== 'accept') silence = true;
-  else if (verdict.kind === 'request') for (const s of acceptedStatuses(text)) statuses.add(s);
-  for (const also of verdict.alsoAllowed ?? []) {
-    const status = Number.parseInt(String(also), 10);
-    if (status > 0) statuses.add(status);
-    else if (String(also).startsWith('drop')) silence = true;
-    else if (String(also).startsWith('accept')) {
-      for (const accepted of acceptedStatuses(text)) statuses.add(accepted);
-    }
-  }
-  return { statuses, silence };
-}
-
-function judge(t: Test, verdict: Verdict, allowed: Allowed, statuses: readonly number[]): void {
-  const [status] = statuses;
-  const expected = [...allowed.statuses, ...(allowed.silence ? ['silence'] : [])].join(' or ');
-  const isRight = status === undefined ? allowed.silence : allowed.statuses.has(status);
-  t.ok(isRight, `${verdict.name}: ${status ?? 'silence'}, expected ${expected}`);
-  t.ok(statuses.length <= 1, `${verdict.name}: one answer`);
+  const port = (transport: TransportName): number =>
+    endpoint.locals.find((local) => local.transport === transport)?.port ?? 0;
+  return {
+    endpoint,
+    egress,
+    port,
+    connect: async (transport, localAddress) => {
+      const socket = connect({ host: '127.0.0.1', port: port(transport), localAddress });
+      if (transport === 'tcp') return socket;
+      const secure = tlsConnect({ socket, rejectUnauthorized: false });
+      await once(secure, 'secureConnect');
+      return secure;
+    },
+  };
 }
 
 /** Sends one datagram and hears what comes back, at the sending port and at the one Via names. */
@@ -201,13 +157,11 @@ async function overUdp(port: number, address: string, data: Buffer): Promise<str
 }
 
 /** Sends bytes on a new connection; what came back, and whether it was closed. */
-async function overTcp(
-  port: number,
-  address: string,
+async function overStream(
+  socket: Socket,
   data: Buffer,
   waitMs: number,
 ): Promise<{ replies: string[]; received: string; isClosed: boolean }> {
-  const socket = connect({ host: '127.0.0.1', port, localAddress: address });
   let received = '';
   let isClosed = false;
   let done = (): void => {};
@@ -232,6 +186,46 @@ async function overTcp(
   return { replies: received.split(/(?=SIP\/2\.0 \d{3} )/), received, isClosed };
 }
 
+/** Sends bytes as one message. */
+async function overWebSocket(
+  port: number,
+  data: Buffer,
+): Promise<{ replies: string[]; isClosed: boolean }> {
+  const socket = new WebSocket(`ws://127.0.0.1:${port}`, 'sip');
+  socket.binaryType = 'arraybuffer';
+  const replies: string[] = [];
+  let isClosed = false;
+  await new Promise<void>((resolve) => {
+    socket.addEventListener('open', () => socket.send(new Uint8Array(data)));
+    socket.addEventListener('error', () => resolve());
+    socket.addEventListener('close', () => {
+      isClosed = true;
+      resolve();
+    });
+    socket.addEventListener('message', ({ data: reply }) => {
+      const isText = typeof reply === 'string';
+      replies.push(isText ? reply : Buffer.from(reply as ArrayBuffer).toString('latin1'));
+      // A second answer, or the end, would come right behind.
+      if (finals(replies).length > 0) void sleep(realClock, 60).then(resolve);
+    });
+    void sleep(realClock, SILENCE_MS).then(resolve);
+  });
+  socket.close();
+  return { replies, isClosed };
+}
+
+/** The body is as long as the one Content-Length says, if there is one. */
+function isWhole(text: string): boolean {
+  const message = text.replace(/^(?:\r\n)+/, '');
+  const end = message.indexOf('\r\n\r\n');
+  const head = end < 0 ? message : message.slice(0, end + 2);
+  const lengths = [...head.matchAll(/^(?:content-length|l)[ \t]*:[ \t\r\n]*(.*?)[ \t]*\r$/gim)];
+  if (end < 0 || lengths.length === 0) return !/(^|[^\r])\n/.test(head);
+  const [, length = ''] = lengths[0] ?? [];
+  const isPlain = lengths.length === 1 && /^\d{1,8}$/.test(length);
+  return isPlain && Number(length) === message.length - end - 4;
+}
+
 async function inBatches<T>(
   items: readonly T[],
   size: number,
@@ -242,28 +236,21 @@ async function inBatches<T>(
   }
 }
 
-function bytesOf(verdict: Verdict): Buffer {
-  return readFileSync(new URL(verdict.file, DATA));
-}
-
 /** Each message comes from its own address, so that rate limits and ports do not mix. */
 function addressOf(index: number, net: number): string {
   return `127.77.${net}.${index + 1}`;
 }
 
-if (!existsSync(new URL('index.json', DATA))) {
+const verdicts = readVerdicts();
+if (verdicts === null) {
   t.pass('skipped', { skip: 'the torture messages are not here' });
 } else {
-  const verdicts = JSON.parse(
-    readFileSync(new URL('index.json', DATA), 'utf8'),
-  ) as readonly Verdict[];
-
   t.test('over UDP each message gets its verdict', async (t) => {
     const target = await startTarget(t);
 
     await inBatches(verdicts, 48, async (verdict, i) => {
       const data = bytesOf(verdict);
-      const replies = await overUdp(target.udpPort, addressOf(i, 1), data);
+      const replies = await overUdp(target.port('udp'), addressOf(i, 1), data);
       judge(t, verdict, allowedBy(verdict, data.toString('latin1')), finals(replies));
     });
 
@@ -276,41 +263,80 @@ if (!existsSync(new URL('index.json', DATA))) {
     await settled(t, target);
   });
 
-  t.test('over TCP each message gets its verdict, and framing that is lost closes', async (t) => {
-    const target = await startTarget(t);
+  for (const transport of ['tcp', 'tls'] as const) {
+    const name = transport.toUpperCase();
+    t.test(`over ${name} each message gets its verdict, and lost framing closes`, async (t) => {
+      const target = await startTarget(t);
 
-    await inBatches(verdicts, 48, async (verdict, i) => {
-      const data = bytesOf(verdict);
-      const text = data.toString('latin1');
-      const { onStream = '' } = verdict;
-      const isUnframed = verdict.kind === 'request' && !/^(?:content-length|l)[ \t]*:/im.test(text);
-      const waits = onStream === 'wait-then-timeout' || verdict.bodyBytes === null;
-      const closes = onStream.startsWith('error-and-close') || (isUnframed && !waits);
-      const waitMs = waits ? MESSAGE_TIMEOUT_MS + 300 : SILENCE_MS;
-      const address = addressOf(i, 2);
-      const result = await overTcp(target.tcpPort, address, data, waitMs);
-      const statuses = finals(result.replies);
-      const isOver = closes || waits || onStream === 'close';
-      if (isOver) t.ok(result.isClosed, `${verdict.name}: closed`);
-      if (onStream === 'pong') t.equal(result.received, '\r\n', `${verdict.name}: pong`);
-      else if (waits || onStream === 'close') t.same(statuses, [], `${verdict.name}: no answer`);
-      else if (onStream === 'two-messages') t.equal(statuses.length, 2, `${verdict.name}: both`);
-      else if (closes)
-        t.ok(
-          statuses.every((s) => s >= 400),
-          `${verdict.name}: ${statuses}`,
-        );
-      else judge(t, verdict, allowedBy(verdict, text), statuses);
+      await inBatches(verdicts, 48, async (verdict, i) => {
+        const data = bytesOf(verdict);
+        const text = data.toString('latin1');
+        const { onStream = '' } = verdict;
+        const isUnframed =
+          verdict.kind === 'request' && !/^(?:content-length|l)[ \t]*:/im.test(text);
+        const waits = onStream === 'wait-then-timeout' || verdict.bodyBytes === null;
+        const closes = onStream.startsWith('error-and-close') || (isUnframed && !waits);
+        const waitMs = waits ? MESSAGE_TIMEOUT_MS + 300 : SILENCE_MS;
+        const address = addressOf(i, transport === 'tcp' ? 2 : 3);
+        const socket = await target.connect(transport, address);
+        const result = await overStream(socket, data, waitMs);
+        const statuses = finals(result.replies);
+        const isOver = closes || waits || onStream === 'close';
+        if (isOver) t.ok(result.isClosed, `${verdict.name}: closed`);
+        if (onStream === 'pong') t.equal(result.received, '\r\n', `${verdict.name}: pong`);
+        else if (waits || onStream === 'close') t.same(statuses, [], `${verdict.name}: no answer`);
+        else if (onStream === 'two-messages') t.equal(statuses.length, 2, `${verdict.name}: both`);
+        else if (closes)
+          t.ok(
+            statuses.every((s) => s >= 400),
+            `${verdict.name}: ${statuses}`,
+          );
+        else judge(t, verdict, allowedBy(verdict, text), statuses);
+      });
+
+      await sleep(realClock, 64 * T1_MS + 200);
+      t.same(
+        [...target.egress].filter((address) => !address.startsWith('127.')),
+        [],
+      );
+      await settled(t, target);
+      t.equal(target.endpoint.counts.connections, 0);
     });
+  }
 
-    await sleep(realClock, 64 * T1_MS + 200);
-    t.same(
-      [...target.egress].filter((address) => !address.startsWith('127.')),
-      [],
-    );
-    await settled(t, target);
-    t.equal(target.endpoint.counts.connections, 0);
-  });
+  t.test(
+    'over WebSocket each message gets its verdict, and what hides another closes',
+    async (t) => {
+      const target = await startTarget(t, () => true);
+
+      await inBatches(verdicts, 48, async (verdict) => {
+        const data = bytesOf(verdict);
+        const text = data.toString('latin1');
+        const allowed = allowedBy(verdict, text);
+        const result = await overWebSocket(target.port('ws'), data);
+        const statuses = finals(result.replies);
+        if (verdict.onStream === 'pong') {
+          t.same(result.replies, ['\r\n'], `${verdict.name}: pong`);
+        } else if (isWhole(text)) {
+          judge(t, verdict, allowed, statuses);
+        } else {
+          // RFC 7118 §5: the frame and Content-Length name two ends of one message.
+          t.ok(result.isClosed, `${verdict.name}: closed`);
+          t.ok(
+            statuses.length <= 1 && statuses.every((status) => status >= 400),
+            `${verdict.name}: ${statuses}`,
+          );
+        }
+      });
+
+      await sleep(realClock, 64 * T1_MS + 200);
+      t.same(
+        [...target.egress].filter((address) => !address.startsWith('127.')),
+        [],
+      );
+      await settled(t, target);
+    },
+  );
 }
 
 /** After the timers of everything above, nothing is left of it. */

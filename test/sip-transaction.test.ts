@@ -473,6 +473,28 @@ t.test('table', async (t) => {
     },
   );
 
+  t.test('what was answered keeps its user only for as long as it has news for it', async (t) => {
+    const { table } = setupTable();
+    const user = new Log();
+    const parts = { branch: 'z9hG4bKout', callId: 'c2', peer: PEER, local: LOCAL, user };
+    const invite = table.request({ ...parts, request: outgoing('INVITE') });
+    const bye = table.request({ ...parts, request: outgoing('BYE') });
+    const server = table.accept(received('INVITE'), SOURCE, user);
+
+    table.response(answerFrom(invite.request, 180, 'theirs'), SOURCE);
+    t.equal(invite.user, user, 'more is to come');
+    table.response(answerFrom(invite.request, 200, 'theirs'), SOURCE);
+    table.response(answerFrom(bye.request, 200, 'theirs'), SOURCE);
+    server?.respond(responseTo(server.request, 200));
+
+    t.equal(invite.user, user, 'another branch may answer too');
+    t.equal(bye.user, null);
+    t.equal(server?.user, null, 'nothing is left to cancel');
+    t.throws(() => invite.request);
+    t.throws(() => server?.request);
+    t.equal(table.clientCount + table.serverCount, 3, 'repetitions are still known');
+  });
+
   t.test('a response of another branch or method finds no transaction', async (t) => {
     const { table } = setupTable();
     const user = new Log();

@@ -4,6 +4,7 @@
  */
 import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -240,7 +241,6 @@ t.test('the command line places a call and shows its trace', async (t) => {
   const placed = await tandem(['call', phone.uri, '--app', `${app.base}/voice`], environment);
   const sid = /CA[0-9a-f]{32}/.exec(placed.stdout)?.[0] ?? '';
   const trace = await tandem(['trace', sid], environment);
-  const missing = await tandem(['trace', `CA${'0'.repeat(32)}`], environment);
 
   t.equal(placed.code, 0, placed.stderr);
   t.match(placed.stdout, 'completed');
@@ -250,6 +250,60 @@ t.test('the command line places a call and shows its trace', async (t) => {
   t.match(trace.stdout, /webhook: POST .*\/voice 200 \(\d+ ms\)/);
   t.match(trace.stdout, /verb: Play/);
   t.match(trace.stdout, /BYE/);
-  t.equal(missing.code, 1);
-  t.match(missing.stderr, 'not found');
+  t.match(
+    trace.stdout,
+    /call: media \(received \d+, lost 0 \(0\.0 %\), jitter \d+\.\d ms, sent \d+/,
+  );
+  const stored = await gateway.rest('GET', `Calls/${sid}/Trace.json`);
+  t.match(stored.json.trace.at(-1), { kind: 'call', data: { text: 'media' } });
+  const metrics = await (await fetch(`${gateway.httpBase}/metrics`)).text();
+  t.match(metrics, 'tandem_media_jitter_seconds_count{direction="outbound-api"} 1\n');
+});
+
+t.test('the command line says what is wrong and what to do', async (t) => {
+  const gateway = await startGateway();
+  t.teardown(() => gateway.stop());
+  const environment = {
+    TANDEM_HTTP_LISTEN: gateway.httpBase.slice('http://'.length),
+    TANDEM_ACCOUNT_SID: TEST_SID,
+    TANDEM_ACCOUNT_AUTH_TOKEN: TEST_TOKEN,
+  };
+  const nobody = `CA${'0'.repeat(32)}`;
+  const [typo, option, unknown, stranger, nowhere, place] = await Promise.all([
+    tandem(['trace', 'CA123'], environment),
+    tandem(['call', '--ap', 'x'], environment),
+    tandem(['trace', nobody], environment),
+    tandem(['trace', nobody], { ...environment, TANDEM_ACCOUNT_AUTH_TOKEN: 'wrong' }),
+    tandem(['trace', nobody], {
+      ...environment,
+      TANDEM_HTTP_LISTEN: `127.0.0.1:${await freePort()}`,
+    }),
+    tandem(['call', 'sip:x@127.0.0.1', '--app', 'no url'], environment),
+  ]);
+
+  t.match(typo, { code: 2, stderr: '"CA123" is no CallSid: that is CA and 32 hex digits' });
+  t.match(option, { code: 2, stderr: /Unknown option '--ap'.*\n\ntandem start/ });
+  t.match(unknown, { code: 1, stderr: `knows no call ${nobody} of account ${TEST_SID}` });
+  t.match(stranger, { code: 1, stderr: /does not take this token.*TANDEM_ACCOUNT_AUTH_TOKEN/ });
+  t.match(nowhere, { code: 1, stderr: /no gateway answers there.*npm start.*http\.listen/ });
+  t.match(place, { code: 1, stderr: 'Url is not a valid URL: no url' });
+  for (const { stderr } of [typo, option, unknown, stranger, nowhere, place]) {
+    t.notMatch(stderr, /internal error|node:internal|at async/);
+  }
+});
+
+t.test('another server on the port of the gateway is named as such', async (t) => {
+  const other = createHttpServer((_request, response) => response.end('<html>'));
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => other.close());
+  const address = other.address();
+  const port = typeof address === 'object' && address ? address.port : 0;
+
+  const ran = await tandem(['trace', `CA${'0'.repeat(32)}`], {
+    TANDEM_HTTP_LISTEN: `127.0.0.1:${port}`,
+    TANDEM_ACCOUNT_SID: TEST_SID,
+    TANDEM_ACCOUNT_AUTH_TOKEN: TEST_TOKEN,
+  });
+
+  t.match(ran, { code: 1, stderr: 'is not tandem' });
 });

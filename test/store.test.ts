@@ -33,22 +33,28 @@ import type {
   StoreChange,
   TrunkRow,
 } from '../src/store/store.ts';
+import { trunkPolicy } from '../src/store/trunk-policy.ts';
+import { BLANK_TRUNK, DEFAULT_TRUNKING } from '../src/store/trunk-row.ts';
 import { DEFAULT_WRITER, Writer, type WriterOptions } from '../src/store/writer.ts';
 
 /** A clock whose timers fire when told, after `passMs` of its monotonic time. */
-function handClock(): { clock: Clock; fire(passMs?: number): number } {
+function handClock() {
   const due = new Set<() => void>();
+  const delaysMs: number[] = [];
   let nowMs = 0;
   const clock: Clock = {
     ...realClock,
     monotonicMs: () => nowMs,
-    timer(_delayMs, fn) {
+    timer(delayMs, fn) {
+      delaysMs.push(delayMs);
       due.add(fn);
       return { cancel: () => due.delete(fn) };
     },
   };
   return {
     clock,
+    /** Of every timer that was begun. */
+    delaysMs,
     fire(passMs = 0) {
       nowMs += passMs;
       const now = [...due];
@@ -59,12 +65,14 @@ function handClock(): { clock: Clock; fire(passMs?: number): number } {
   };
 }
 
-function open(o: { path?: string; clock?: Clock; store?: Partial<StoreOptions> } = {}) {
+function open(
+  o: { path?: string; clock?: Clock; store?: Partial<StoreOptions>; metrics?: Metrics } = {},
+) {
   return openSqlite({
     options: { path: o.path ?? ':memory:', busyTimeoutMs: 20 },
     clock: o.clock ?? realClock,
     log: silentLog,
-    metrics: new Metrics(),
+    metrics: o.metrics ?? new Metrics(),
     store: { ...DEFAULT_STORE, ...o.store },
   });
 }
@@ -152,12 +160,31 @@ t.test('rows of every table come back as they went in', async (t) => {
     dateCreatedMs: 2,
     dateUpdatedMs: 3,
   };
+  const gateway = {
+    sid: newSid('OU', realClock),
+    friendlyName: 'first',
+    uri: 'sip:10.0.0.1',
+    priority: 1,
+    weight: 2,
+    enabled: true,
+    dateCreatedMs: 2,
+    dateUpdatedMs: 3,
+  };
   const trunk: TrunkRow = {
+    ...BLANK_TRUNK,
     sid: newSid('TK', realClock),
     accountSid: ac,
     friendlyName: 'carrier',
     enabled: false,
-    gateways: [{ uri: 'sip:10.0.0.1', priority: 1, weight: 2, enabled: true }],
+    gateways: [gateway],
+    accessListSids: [newSid('AL', realClock)],
+    credentialListSids: [newSid('CL', realClock)],
+    domainName: 'carrier.example',
+    inboundDomains: ['in.example'],
+    certificateNames: ['sbc.example'],
+    tlsOnly: true,
+    policy: trunkPolicy({ dtmf: 'info', limits: { callsMax: 7 } }),
+    trunking: { ...DEFAULT_TRUNKING, disasterRecoveryUrl: 'http://app/late' },
     username: 'u',
     password: new Secret('hidden'),
     realm: null,
@@ -246,6 +273,10 @@ t.test('a queued row is read at once, from get and from lists', async (t) => {
     listed.map((one) => one.sid),
     [row.sid],
   );
+  const queued = call(ac);
+  store.calls.put(queued);
+  t.equal(await store.calls.remove(ac, queued.sid), true, 'and can be removed');
+  t.equal(await store.calls.get(ac, queued.sid), null);
 });
 
 t.test('one account cannot read, list or remove what is another’s', async (t) => {
@@ -364,22 +395,29 @@ t.test('traces of an older database are one row each, as they were', async (t) =
   ]);
 });
 
-t.test('a trace of before traces were lists is read as it was', async (t) => {
+t.test('a trace is read as it was, in whatever way it was kept', async (t) => {
   const path = join(mkdtempSync(join(tmpdir(), 'tandem-store-')), 'tandem.db');
   const { store, ac } = await storeWithAccount({ path });
   t.teardown(() => store.close());
   const events = [1, 2].map((seq) => {
     return { seq, atMs: seq, kind: 'sip', data: { text: `<- ${seq}`, detail: '' } };
   });
-  const callSid = newSid('CA', realClock);
+  const other = { seq: 3, atMs: 5, kind: 'verb', data: { text: 'Dial' } };
+  const all = [...events, other];
+  const lists = events.map(({ atMs, data }) => [atMs, 'sip', data.text, data.detail]);
+  const [callSid, ofLists] = [newSid('CA', realClock), newSid('CA', realClock)];
   const connection = new Sqlite(path);
   const insert = connection.prepare('insert into call_traces values (?, ?, ?)');
-  insert.run(callSid, ac, JSON.stringify(events));
-  connection.close();
+  insert.run(callSid, ac, JSON.stringify(all));
+  insert.run(ofLists, ac, JSON.stringify([...lists, [5, 'verb', other.data]]));
 
-  t.strictSame(await store.callTraces.list(ac, callSid), events);
-  store.callTraces.put({ callSid, accountSid: ac, events });
-  t.strictSame(await store.callTraces.list(ac, callSid), events, 'and as it is written now');
+  t.strictSame(await store.callTraces.list(ac, callSid), all, 'before it was lists');
+  t.strictSame(await store.callTraces.list(ac, ofLists), all, 'with times from the epoch');
+  store.callTraces.put({ callSid, accountSid: ac, events: all });
+  t.strictSame(await store.callTraces.list(ac, callSid), all, 'as it is written now');
+  store.callTraces.put({ callSid, accountSid: ac, events: [] });
+  t.strictSame(await store.callTraces.list(ac, callSid), [], 'also without a line');
+  connection.close();
 });
 
 t.test('a migration that fails leaves the version before it, whole', async (t) => {
@@ -429,8 +467,9 @@ t.test('a locked database keeps rows waiting and takes them when it is free', as
   t.strictSame(kept, { n: 1 });
 });
 
-t.test('a row that breaks a constraint is lost alone', async (t) => {
-  const { store, ac } = await storeWithAccount();
+t.test('a row that breaks a constraint is lost alone, and counted', async (t) => {
+  const metrics = new Metrics();
+  const { store, ac } = await storeWithAccount({ metrics });
   t.teardown(() => store.close());
   const good = [call(ac), call(ac)];
   const orphan = call(newSid('AC', realClock));
@@ -443,6 +482,7 @@ t.test('a row that breaks a constraint is lost alone', async (t) => {
   const listed = await store.calls.list({ accountSid: ac, where: [], rowsMax: 9 });
   t.strictSame(new Set(listed.map((row) => row.sid)), new Set(good.map((row) => row.sid)));
   t.equal(await store.calls.get(orphan.accountSid, orphan.sid), null);
+  t.match(await metrics.text(), 'store_rows_dropped_total{reason="refused"} 1');
 });
 
 t.test('a number is claimed once over all accounts', async (t) => {
@@ -460,18 +500,9 @@ t.test('a removed trunk leaves its numbers, without it', async (t) => {
   t.teardown(() => store.close());
   const trunkSid = newSid('TK', realClock);
   await store.trunks.save({
+    ...BLANK_TRUNK,
     sid: trunkSid,
     accountSid: ac,
-    friendlyName: '',
-    enabled: true,
-    gateways: [],
-    username: null,
-    password: null,
-    realm: null,
-    inboundUsername: null,
-    inboundPassword: null,
-    inboundAddresses: [],
-    numberPatterns: [],
     dateCreatedMs: 1,
     dateUpdatedMs: 1,
   });
@@ -722,7 +753,7 @@ interface Batches {
 }
 
 function writerOver(options: Partial<WriterOptions> = {}) {
-  const { clock, fire } = handClock();
+  const { clock, fire, delaysMs } = handClock();
   const metrics = new Metrics();
   const batches: Batches = { written: [], failing: false };
   const writer = new Writer<string>({
@@ -739,7 +770,7 @@ function writerOver(options: Partial<WriterOptions> = {}) {
       isRefusal: () => false,
     },
   });
-  return { writer, batches, fire, metrics };
+  return { writer, batches, fire, metrics, delaysMs };
 }
 
 t.test('the writer gathers rows and writes them in the order of their first put', async (t) => {
@@ -780,6 +811,42 @@ t.test('a row that will change again is held back, in its order, for so long', a
   t.equal(writer.depth, 0);
 });
 
+t.test('a row that waits to be written is not held back again', async (t) => {
+  const { writer, batches, fire } = writerOver({ holdMs: 1_000 });
+
+  writer.put('a', 'a1');
+  writer.hold('a', 'a2');
+  fire();
+  await new Promise(setImmediate);
+
+  t.strictSame(batches.written, [['a2']]);
+  t.equal(writer.depth, 0);
+});
+
+t.test('a database that is away is asked again after growing pauses', async (t) => {
+  const { writer, batches, fire, delaysMs } = writerOver({
+    flushIntervalMs: 10,
+    retryMinMs: 200,
+    retryMaxMs: 1_000,
+  });
+  batches.failing = true;
+  writer.put('a', 'a');
+  const tick = async (): Promise<void> => {
+    fire();
+    await new Promise(setImmediate);
+  };
+
+  for (let tries = 0; tries < 5; tries += 1) await tick();
+  t.strictSame(delaysMs, [10, 200, 400, 800, 1_000, 1_000]);
+  batches.failing = false;
+  await tick();
+  await tick();
+  writer.put('b', 'b');
+
+  t.strictSame(batches.written, [['a']]);
+  t.equal(delaysMs.at(-1), 10, 'and as before once it is back');
+});
+
 t.test('what is held never comes after what was put later', async (t) => {
   const { writer, batches, fire } = writerOver({ holdMs: 1_000 });
   batches.failing = true;
@@ -802,6 +869,7 @@ t.test('after a failed batch nothing is lost, doubled or reordered', async (t) =
 
   for (const key of ['a', 'b', 'c']) writer.put(key, `${key}1`);
   const flushed = writer.flush();
+  t.equal(writer.pending('b'), 'b1', 'found while it is being written');
   writer.put('a', 'a2');
   await t.rejects(flushed, { code: 'STORE_FAILED' });
   t.equal(writer.pending('a'), 'a2');

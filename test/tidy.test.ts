@@ -1,5 +1,5 @@
 /**
- * House style as a test: layers, cycles, sizes, banned calls, one loader of the addon, and the
+ * House style as a test: layers, cycles, sizes, banned calls, one loader of each addon, and the
  * README's tables against the tables in the code. Runs in about a second, so it runs first.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -68,7 +68,11 @@ const BANNED: readonly { pattern: RegExp; allowed: RegExp; instead: string }[] =
   { pattern: /\bconsole\./, allowed: /^$/, instead: 'log, or process.stdout in the command line' },
   { pattern: /: any\b|\bas any\b|<any>/, allowed: /^$/, instead: 'a type' },
   { pattern: /^export default\b/, allowed: /^$/, instead: 'a named export' },
-  { pattern: /\.node'/, allowed: /^src\/media\/binding\.ts$/, instead: 'media/binding' },
+  {
+    pattern: /\.node'/,
+    allowed: /^src\/(media\/binding|sip\/udp-socket)\.ts$/,
+    instead: 'media/binding or sip/udp-socket',
+  },
   { pattern: /\b(TODO|FIXME|XXX)\b/, allowed: /^$/, instead: 'an issue, or the work' },
 ];
 
@@ -200,20 +204,27 @@ t.test('folders and files have names of the field', async (t) => {
   );
 });
 
+/** What each addon exports to its one loader. */
+const BORDERS = {
+  'native/binding.cc': ['start', 'create', 'set', 'connect', 'ask', 'close'],
+  'native/net/binding.cc': ['send', 'close'],
+} as const;
+
 t.test('only binding.cc knows Node, and both sides of the border agree', async (t) => {
   const strangers = NATIVE.filter(
-    ({ path, text }) => /napi\.h|node_api/.test(text) && !/binding\.cc$/.test(path),
+    ({ path, text }) => /napi\.h|node_api|uv\.h/.test(text) && !(path in BORDERS),
   );
   t.strictSame(
     strangers.map(({ path }) => path),
     [],
   );
-  const binding = NATIVE.find(({ path }) => path === 'native/binding.cc')?.text ?? '';
-  const exported = [...binding.matchAll(/InstanceMethod[^"]*"(\w+)"/g)].map(
-    (match) => match[1] ?? '',
-  );
-  const verbs = ['start', 'create', 'set', 'connect', 'ask', 'close'];
-  for (const verb of verbs) t.ok(exported.includes(verb), `binding.cc exports ${verb}`);
+  for (const [border, verbs] of Object.entries(BORDERS)) {
+    const binding = NATIVE.find(({ path }) => path === border)?.text ?? '';
+    const exported = [...binding.matchAll(/InstanceMethod[^"]*"(\w+)"/g)].map(
+      (match) => match[1] ?? '',
+    );
+    for (const verb of verbs) t.ok(exported.includes(verb), `${border} exports ${verb}`);
+  }
 });
 
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8');
@@ -268,10 +279,20 @@ t.test('the lock file has every optional package, so that npm ci takes it', asyn
   t.notMatch(text, '"resolved"', 'and names no registry');
 });
 
+t.test('every configuration key is read by somebody', async (t) => {
+  const text = SOURCES.filter(({ path }) => !/-table\.ts$/.test(path))
+    .map((source) => source.text)
+    .join('\n');
+  const unread = Object.keys(CONFIG_ROWS).filter((key) => !text.includes(`config['${key}']`));
+  t.strictSame(unread, []);
+});
+
 t.test('configuration keys named in error texts exist', async (t) => {
   const named = Object.values(ERRORS).flatMap(
     ({ text }) => text.match(/\b[a-z]+(\.[a-zA-Z]+)+\b/g) ?? [],
   );
-  const unknown = named.filter((key) => !(key in CONFIG_ROWS) && !/^net\.|\.ts$/.test(key));
+  const unknown = named.filter(
+    (key) => !(key in CONFIG_ROWS) && !/^(?:net|policy)\.|\.ts$/.test(key),
+  );
   t.strictSame(unknown, []);
 });

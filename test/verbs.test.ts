@@ -9,6 +9,7 @@ import {
 } from '../src/call/call-record.ts';
 import { Secret } from '../src/core/log.ts';
 import type { ApplicationSid, CallSid } from '../src/core/sid.ts';
+import { readCallToken } from '../src/verbs/call-token.ts';
 import { resolveUrl } from '../src/verbs/context.ts';
 import { DEFAULT_DOCUMENT_CACHE, DocumentCache } from '../src/verbs/document-cache.ts';
 import { Interruption, sidOf } from '../src/verbs/flow.ts';
@@ -17,6 +18,26 @@ import { StatusCallbacks } from '../src/verbs/status-callbacks.ts';
 import { DEFAULT_XML_LIMITS } from '../src/verbs/xml.ts';
 import { runScenario, SCENARIOS } from './support/flow-scenarios.ts';
 import { ACCOUNT } from './support/flow-world.ts';
+
+/** Sent, and empty, as what they say is not known here. */
+const UNKNOWN_PLACES = {
+  FromCity: '',
+  FromState: '',
+  FromZip: '',
+  FromCountry: '',
+  ToCity: '',
+  ToState: '',
+  ToZip: '',
+  ToCountry: '',
+  CallerCity: '',
+  CallerState: '',
+  CallerZip: '',
+  CallerCountry: '',
+  CalledCity: '',
+  CalledState: '',
+  CalledZip: '',
+  CalledCountry: '',
+};
 
 for (const scenario of SCENARIOS) {
   t.test(scenario.name, async (t) => {
@@ -73,6 +94,7 @@ t.test('parameters that go with every request', async (t) => {
     To: 'sip:bob@example.com',
     Caller: '+15550002',
     Called: 'sip:bob@example.com',
+    ...UNKNOWN_PLACES,
     CallStatus: 'in-progress',
     ApiVersion: '2010-04-01',
     Direction: 'outbound-dial',
@@ -85,6 +107,29 @@ t.test('parameters that go with every request', async (t) => {
     SipSourceIp: '192.0.2.1',
     'SipHeader_X-One': '1',
   });
+});
+
+t.test('a call that came has a token that only its account can have made', async (t) => {
+  const key = new Secret('the token of the account');
+  const record = newCallRecord({
+    sid: `CA${'1'.repeat(32)}` as CallSid,
+    accountSid: ACCOUNT,
+    direction: 'inbound',
+    from: '+15550001',
+    to: '+15550002',
+    status: 'ringing',
+    createdAtMs: 0,
+  });
+
+  const { CallToken: token = '' } = standardParameters(record, key);
+
+  t.same(readCallToken(token, key), { callSid: record.sid, from: '+15550001' });
+  t.equal(readCallToken(token, new Secret('another')), null);
+  for (const bad of ['', '.', 'x.y', `${token}x`, `x${token}`, `${token}.`, token.slice(1)]) {
+    t.equal(readCallToken(bad, key), null, bad);
+  }
+  t.notOk('CallToken' in standardParameters({ ...record, direction: 'outbound-api' }, key));
+  t.notOk('CallToken' in standardParameters(record));
 });
 
 t.test('a call that has nothing to say about itself says nothing', async (t) => {

@@ -100,6 +100,7 @@ const SUBRESOURCES = {
   incoming_phone_numbers: 'IncomingPhoneNumbers',
   notifications: 'Notifications',
   recordings: 'Recordings',
+  routes: 'Routes',
   trunks: 'Trunks',
 };
 

@@ -18,6 +18,10 @@ import { type ParameterError, Parameters, type RawForm, rawForm } from './parame
 
 export const API_VERSION = '2010-04-01';
 const ACCOUNTS_PATH = `/${API_VERSION}/Accounts`;
+/** Below it lie the reference's products that came later; the account is who asks. */
+const PRODUCTS_VERSION = 'v1';
+/** The node's own, which is nobody's product. */
+const ADMIN = 'admin';
 const IDEMPOTENCY_HEADER = 'i-twilio-idempotency-token';
 const IDEMPOTENCY_TOKEN_MAX = 256;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
@@ -25,7 +29,7 @@ const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as 
 export type Extension = '' | 'json' | 'wav' | 'mp3';
 
 export interface RestRequest {
-  /** Authenticated, and the one in the path. */
+  /** Authenticated, and the one in the path where one is there. */
   readonly account: AccountRow;
   /** Named parts of the path, without extension. */
   readonly path: Readonly<Record<string, string>>;
@@ -42,7 +46,10 @@ export type RestReply =
 /** `Given` are the typed parameters, `Wanted` what they mean, `Checked` what will be done. */
 export interface Definition<S extends TObject, Wanted, Checked> {
   readonly method: 'GET' | 'POST' | 'DELETE';
-  /** Below /2010-04-01/Accounts/{AccountSid}; `:name` is a part. `''` is the account itself. */
+  /**
+   * Below /2010-04-01/Accounts/{AccountSid}, where `''` is the account itself, or for a product
+   * below /v1; `:name` is a part.
+   */
   readonly path: string;
   readonly params: S;
   /** Step 1: text of parameters that were not given. */
@@ -136,6 +143,8 @@ export interface Authentication {
 
 export class RestApi {
   readonly #resources: readonly Resource[];
+  readonly #products: readonly Resource[];
+  readonly #admin: readonly Resource[];
   readonly #authentication: Authentication;
   readonly #idempotency: Idempotency<RestReply>;
   readonly #log: Log;
@@ -143,12 +152,16 @@ export class RestApi {
 
   constructor(o: {
     resources: readonly Resource[];
+    products: readonly Resource[];
+    admin: readonly Resource[];
     authentication: Authentication;
     options: IdempotencyOptions;
     clock: Clock;
     log: Log;
   }) {
     this.#resources = o.resources;
+    this.#products = o.products;
+    this.#admin = o.admin;
     this.#authentication = o.authentication;
     this.#idempotency = new Idempotency({ options: o.options, clock: o.clock });
     this.#log = o.log;
@@ -156,6 +169,16 @@ export class RestApi {
 
   /** Adds the surface to a server that does not listen yet. */
   async mount(app: HttpApp): Promise<void> {
+    await this.#mount(app, API_VERSION, byPath('/Accounts/:accountSid', this.#resources));
+    await this.#mount(app, PRODUCTS_VERSION, byPath('', this.#products));
+    await this.#mount(app, ADMIN, byPath('', this.#admin));
+  }
+
+  async #mount(
+    app: HttpApp,
+    version: string,
+    paths: ReadonlyMap<string, readonly Resource[]>,
+  ): Promise<void> {
     await app.register(
       async (scope) => {
         scope.removeAllContentTypeParsers();
@@ -165,19 +188,10 @@ export class RestApi {
         scope.setNotFoundHandler((request) => {
           throw notFound(request);
         });
-        for (const [path, rows] of this.#byPath()) this.#route(scope, path, rows);
+        for (const [path, rows] of paths) this.#route(scope, path, rows);
       },
-      { prefix: `/${API_VERSION}` },
+      { prefix: `/${version}` },
     );
-  }
-
-  #byPath(): Map<string, Resource[]> {
-    const paths = new Map<string, Resource[]>();
-    for (const row of this.#resources) {
-      const path = `/Accounts/:accountSid${row.path}`;
-      paths.set(path, [...(paths.get(path) ?? []), row]);
-    }
-    return paths;
   }
 
   #route(scope: HttpApp, path: string, rows: readonly Resource[]): void {
@@ -241,10 +255,9 @@ export class RestApi {
 
   #restRequest(row: Resource, request: HttpRequest): RestRequest {
     const account = this.#accounts.get(request);
-    const { accountSid = '', ...path } = request.params as Record<string, string>;
+    const parts: Record<string, string> = { ...(request.params as Record<string, string>) };
     let extension: Extension = '';
     const last = row.path === '' ? 'accountSid' : (row.path.split('/:').at(-1) ?? '');
-    const parts: Record<string, string> = { accountSid, ...path };
     const named = parts[last];
     const dot = named?.lastIndexOf('.') ?? -1;
     if (named !== undefined && dot >= 0) {
@@ -254,7 +267,7 @@ export class RestApi {
       parts[last] = named.slice(0, dot);
     }
     // Another account's resource is not there for this one, whether it exists or not.
-    if (!account || parts.accountSid !== account.sid) throw notFound(request);
+    if (!account || (parts.accountSid ?? account.sid) !== account.sid) throw notFound(request);
     const url = request.url.split('?', 1)[0] ?? '';
     const raw = rawForm(row.method === 'POST' ? request.body : request.query);
     return { account, path: parts, extension, url, raw };
@@ -271,4 +284,13 @@ export class RestApi {
         return reply;
     }
   }
+}
+
+function byPath(prefix: string, resources: readonly Resource[]): Map<string, Resource[]> {
+  const paths = new Map<string, Resource[]>();
+  for (const row of resources) {
+    const path = `${prefix}${row.path}`;
+    paths.set(path, [...(paths.get(path) ?? []), row]);
+  }
+  return paths;
 }

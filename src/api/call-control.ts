@@ -39,6 +39,7 @@ export class LiveCallControl implements CallControl {
       statusCallback: spec.statusCallback,
       ringTimeoutMs: spec.ringTimeoutMs,
       ...(spec.timeLimitMs === null ? {} : { timeLimitMs: spec.timeLimitMs }),
+      ...(spec.forwards === null ? {} : { forwards: spec.forwards }),
       ...(spec.sendDigits === null ? {} : { sendDigits: spec.sendDigits }),
     });
     if (spec.record !== null) this.#options.recorder.record(call, spec.record);
@@ -77,6 +78,8 @@ export class LiveCallControl implements CallControl {
 
   #find(sid: CallSid): Call {
     const { router } = this.#options;
+    // Its call may be about to be taken back: that it has ended would be a lie.
+    if (!router.isStarted) throw new GatewayError('NOT_READY');
     const call = router.find(sid);
     if (call) return call;
     throw new GatewayError('CALL_NOT_LIVE', { status: router.record(sid)?.status ?? 'ended' });

@@ -8,8 +8,9 @@
 import { type Static, Type } from 'typebox';
 import { GatewayError } from '../core/errors.ts';
 import { Secret } from '../core/log.ts';
-import type { AccountSid, ApplicationSid } from '../core/sid.ts';
+import type { AccountSid, ApplicationSid, CallSid } from '../core/sid.ts';
 import type { ApplicationRow, HttpMethod } from '../store/store.ts';
+import { readCallToken } from '../verbs/call-token.ts';
 import {
   badParameter,
   httpMethod,
@@ -20,7 +21,6 @@ import {
   optionalTexts,
   optionalUrl,
   type ParameterError,
-  text,
 } from './parameters.ts';
 
 /** Longest document given as a parameter; longer ones are fetched by URL. */
@@ -64,6 +64,8 @@ export interface CallSpec {
   /** What to do once it is answered; of the application when one was named. */
   readonly source: CallSource;
   readonly applicationSid: ApplicationSid | null;
+  /** The call that it goes on from, by the token that its application was given. */
+  readonly forwards: CallSid | null;
   readonly fallback: AppUrl | null;
   readonly statusCallback: StatusCallback | null;
   /** Digits to play once it is answered, before the document. */
@@ -72,7 +74,6 @@ export interface CallSpec {
   readonly timeLimitMs: number | null;
   readonly record: RecordSpec | null;
   readonly credentials: { readonly username: string; readonly password: Secret } | null;
-  readonly callReason: string | null;
 }
 
 /** A change of a live call; null leaves that part as it is. */
@@ -119,6 +120,7 @@ export const CREATE_PARAMS = Type.Object({
   From: Type.String({ minLength: 1, maxLength: 512 }),
   ApplicationSid: optionalText,
   CallerId: optionalText,
+  CallToken: optionalText,
   SendDigits: Type.Optional(Type.String({ pattern: '^[0-9A-D#*wW]{0,32}$' })),
   Timeout: Type.Integer({ minimum: 1, maximum: RING_TIMEOUT_MAX_S }),
   Record: optionalBoolean,
@@ -132,7 +134,6 @@ export const CREATE_PARAMS = Type.Object({
   Trim: Type.Optional(Type.Union([Type.Literal('trim-silence'), Type.Literal('do-not-trim')])),
   SipAuthUsername: optionalText,
   SipAuthPassword: optionalText,
-  CallReason: Type.Optional(text),
 });
 export const CREATE_DEFAULTS = { ...DOCUMENT_DEFAULTS, Timeout: '60' } as const;
 export type CreateArguments = Static<typeof CREATE_PARAMS>;
@@ -152,7 +153,8 @@ export const CREATE_ERRORS = {
 } as const satisfies Record<string, ParameterError>;
 
 /** As a `CallSpec`, but what an application gives is not known yet. */
-export interface WantedCall extends Omit<CallSpec, 'source' | 'accountSid'> {
+export interface WantedCall extends Omit<CallSpec, 'source' | 'accountSid' | 'forwards'> {
+  readonly callToken: string | null;
   readonly source: CallSource | null;
 }
 
@@ -169,6 +171,7 @@ export function interpretCreate(given: CreateArguments): WantedCall {
     from,
     callerId,
     source: sourceOf(given),
+    callToken: given.CallToken || null,
     applicationSid: given.ApplicationSid ? (given.ApplicationSid as ApplicationSid) : null,
     fallback: appUrl(given.FallbackUrl, given.FallbackMethod),
     statusCallback: statusCallbackOf(given),
@@ -177,7 +180,6 @@ export function interpretCreate(given: CreateArguments): WantedCall {
     timeLimitMs: given.TimeLimit === undefined ? null : given.TimeLimit * 1000,
     record: given.Record ? recordOf(given) : null,
     credentials: username ? { username, password: new Secret(given.SipAuthPassword ?? '') } : null,
-    callReason: given.CallReason || null,
   };
 }
 
@@ -193,6 +195,17 @@ export function interpretUpdate(given: Static<typeof UPDATE_PARAMS>): CallUpdate
     end: given.Status ?? null,
     timeLimitMs: given.TimeLimit === undefined ? null : given.TimeLimit * 1000,
   };
+}
+
+/** The call that a token names, when it was made for this account and its caller is shown. */
+export function forwardedCall({ callToken, callerId, from }: WantedCall, key: Secret) {
+  if (callToken === null) return null;
+  const token = readCallToken(callToken, key);
+  if (token === null) throw badParameter('CallToken', 'is not valid');
+  if (token.from !== (callerId ?? from)) {
+    throw badParameter('CallToken', 'is of a call of another caller');
+  }
+  return token.callSid;
 }
 
 /** An application overrides the URLs of the request, as in the reference. */

@@ -28,6 +28,7 @@ import {
   CREATE_ERRORS,
   CREATE_PARAMS,
   DOCUMENT_DEFAULTS,
+  forwardedCall,
   interpretCreate,
   interpretUpdate,
   UPDATE_PARAMS,
@@ -73,17 +74,23 @@ const ENDED: ReadonlySet<CallStatus> = new Set<CallStatus>([
   'canceled',
 ]);
 
+/** What a list may ask for; `initiated` is a word of callbacks only. */
+const STATUS = Type.Union([
+  Type.Literal('queued'),
+  Type.Literal('ringing'),
+  Type.Literal('in-progress'),
+  Type.Literal('completed'),
+  Type.Literal('busy'),
+  Type.Literal('failed'),
+  Type.Literal('no-answer'),
+  Type.Literal('canceled'),
+]);
+
+/** Those that there are: the reference has more, which would be answered with 404. */
 const SUBRESOURCES = {
-  events: 'Events',
   notifications: 'Notifications',
-  payments: 'Payments',
   recordings: 'Recordings',
-  siprec: 'Siprec',
-  streams: 'Streams',
   trace: 'Trace',
-  transcriptions: 'Transcriptions',
-  user_defined_message_subscriptions: 'UserDefinedMessageSubscriptions',
-  user_defined_messages: 'UserDefinedMessages',
 };
 
 function callJson(call: CallView): JsonObject {
@@ -165,7 +172,8 @@ function createCall({ store, calls }: CallParts): Resource {
       }
       const { source } = wanted;
       if (!source) throw new GatewayError('CALL_BAD_URL', { url: '(none is given)' });
-      return { ...wanted, source, accountSid: account.sid };
+      const forwards = forwardedCall(asked, account.authToken);
+      return { ...wanted, source, forwards, accountSid: account.sid };
     },
     act: async (spec) => created(callJson(await calls.create(spec))),
   });
@@ -180,7 +188,8 @@ function listCalls({ store, calls }: CallParts): Resource {
       To: optionalText,
       From: optionalText,
       ParentCallSid: optionalText,
-      Status: optionalText,
+      // A word that no call can have would be an empty list for ever: refused, as others are.
+      Status: Type.Optional(STATUS),
       ...dateParams('StartTime'),
       ...dateParams('EndTime'),
     }),

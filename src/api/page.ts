@@ -1,5 +1,6 @@
 /**
- * Lists of the 2010-04-01 surface: the envelope, page tokens and date filters. A page token names
+ * Lists: the envelopes of the 2010-04-01 surface and of the v1 products, page tokens and date
+ * filters. A page token names
  * the place after a row, not an offset, so rows that come while a client turns pages neither shift
  * nor repeat others, and it carries the row's date, so the place stands when the row is deleted.
  */
@@ -68,21 +69,67 @@ interface Listed {
 }
 
 export interface ListRequest<Row> {
-  readonly table: Table<Row>;
+  readonly table: Pick<Table<Row>, 'get' | 'list'>;
   readonly accountSid: AccountSid;
   readonly where: readonly Filter<Row>[];
   readonly page: Page;
   /** The name under which the rows stand; clients take the first array they find. */
   readonly key: string;
-  /** Path of the list, with `.json`. */
+  /** Path of the list, host-relative; `.json` is at its end where the surface has that. */
   readonly path: string;
   /** As it came: filters are repeated in the links to other pages. */
   readonly raw: RawForm;
   json(row: Row): JsonObject;
 }
 
+interface Turned<Row> {
+  readonly rows: readonly Row[];
+  readonly own: string;
+  readonly first: string;
+  readonly next: string | null;
+  readonly previous: string | null;
+}
+
 /** One page with its envelope. */
 export async function listPage<Row extends Listed>(o: ListRequest<Row>): Promise<JsonObject> {
+  const { page } = o;
+  const { rows, own, first, next, previous } = await turn(o);
+  const start = page.number * page.rows;
+  return {
+    [o.key]: rows.map((row) => o.json(row)),
+    page: page.number,
+    page_size: page.rows,
+    start,
+    end: start + Math.max(rows.length - 1, 0),
+    uri: own,
+    first_page_uri: first,
+    next_page_uri: next,
+    previous_page_uri: previous,
+  } satisfies Record<string, Json>;
+}
+
+/** As the v1 products have it: `publicUrl` is before every address, for clients take them as is. */
+export async function listMetaPage<Row extends Listed>(
+  o: ListRequest<Row>,
+  publicUrl: string,
+): Promise<JsonObject> {
+  const { rows, own, first, next, previous } = await turn(o);
+  const absolute = (uri: string | null) => (uri === null ? null : `${publicUrl}${uri}`);
+  return {
+    [o.key]: rows.map((row) => o.json(row)),
+    meta: {
+      key: o.key,
+      page: o.page.number,
+      page_size: o.page.rows,
+      url: absolute(own),
+      first_page_url: absolute(first),
+      next_page_url: absolute(next),
+      previous_page_url: absolute(previous),
+    },
+  } satisfies Record<string, Json>;
+}
+
+async function turn<Row extends Listed>(o: ListRequest<Row>): Promise<Turned<Row>> {
   const { page } = o;
   const query: ListQuery<Row> = {
     accountSid: o.accountSid,
@@ -99,23 +146,34 @@ export async function listPage<Row extends Listed>(o: ListRequest<Row>): Promise
   const last = rows.at(-1);
   const hasNext = isBack ? rows.length > 0 : hasMore;
   const hasPrevious = isBack ? hasMore : page.number > 0;
-  const start = page.number * page.rows;
-  const next = hasNext && last ? pageUri(o, page.number + 1, formatToken(false, last)) : null;
-  const previous =
-    hasPrevious && first
-      ? pageUri(o, Math.max(page.number - 1, 0), formatToken(true, first))
-      : null;
   return {
-    [o.key]: rows.map((row) => o.json(row)),
-    page: page.number,
-    page_size: page.rows,
-    start,
-    end: start + Math.max(rows.length - 1, 0),
-    uri: pageUri(o, page.number, o.raw.PageToken?.at(-1)),
-    first_page_uri: pageUri(o, 0),
-    next_page_uri: next,
-    previous_page_uri: previous,
-  } satisfies Record<string, Json>;
+    rows,
+    own: pageUri(o, page.number, o.raw.PageToken?.at(-1)),
+    first: pageUri(o, 0),
+    next: hasNext && last ? pageUri(o, page.number + 1, formatToken(false, last)) : null,
+    previous:
+      hasPrevious && first
+        ? pageUri(o, Math.max(page.number - 1, 0), formatToken(true, first))
+        : null,
+  };
+}
+
+/** Rows at hand, as those that lie inside another row, in the order and pages of a table. */
+export function heldRows<Row extends Listed>(rows: readonly Row[]): ListRequest<Row>['table'] {
+  const sorted = [...rows].sort((a, b) => (isNewer(a, b) ? -1 : 1));
+  return {
+    get: async (_account, sid) => sorted.find((row) => row.sid === sid) ?? null,
+    async list({ rowsMax, skip = 0, position, backward }) {
+      if (!position) return sorted.slice(skip, skip + rowsMax);
+      if (!backward) return sorted.filter((row) => isNewer(position, row)).slice(0, rowsMax);
+      return sorted.filter((row) => isNewer(row, position)).slice(-rowsMax);
+    },
+  };
+}
+
+function isNewer(one: Listed, other: Listed): boolean {
+  if (one.dateCreatedMs !== other.dateCreatedMs) return one.dateCreatedMs > other.dateCreatedMs;
+  return one.sid > other.sid;
 }
 
 async function place<Row extends Listed>(
@@ -200,4 +258,9 @@ function parseDate(name: string, value: string): number {
 /** `Tue, 31 Aug 2010 20:36:28 +0000` */
 export function rfc2822(atMs: number | null): string | null {
   return atMs === null ? null : new Date(atMs).toUTCString().replace('GMT', '+0000');
+}
+
+/** `2014-05-14T10:50:02Z`: the v1 products' dates. */
+export function iso8601(atMs: number): string {
+  return new Date(atMs).toISOString().replace(/\.\d{3}Z$/, 'Z');
 }

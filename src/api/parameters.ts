@@ -83,7 +83,10 @@ export class Parameters<S extends TObject> {
     const value = raw[key]?.at(-1) ?? null;
     const own = this.#errors[key];
     if (own) return own(value);
-    return badParameter(key, value === null ? 'is required' : (first?.message ?? 'is not valid'));
+    if (value === null) return badParameter(key, 'is required');
+    const words = wordsOf(this.#schema.properties[key] as Shape | undefined);
+    if (words.length > 0) return badParameter(key, `must be one of ${words.join(', ')}`);
+    return badParameter(key, first?.message ?? 'is not valid');
   }
 }
 
@@ -94,6 +97,11 @@ export function badParameter(key: string, problem: string): GatewayError {
 function interpret(shape: Shape, texts: readonly string[]): Value | Value[] | undefined {
   if (shape.type === 'array') return texts.map((one) => single(shape.items ?? {}, one) ?? one);
   return single(shape, texts.at(-1) ?? '');
+}
+
+/** What a parameter may say, when that is a closed set of words. */
+function wordsOf(shape: Shape | undefined): readonly string[] {
+  return shape?.anyOf?.flatMap((one) => one.const ?? []) ?? [];
 }
 
 /** Text that is not what its shape says stays text, and so fails the schema. */

@@ -1,6 +1,7 @@
 /**
  * Trunks: the carriers and PBXs that calls come from and go to. An administrator's resource in our
- * own shape under the account's path (the reference has trunks in another product):
+ * own shape under the account's path (the reference's trunks, which are the same rows, are
+ * `trunking`):
  *
  *   FriendlyName       text
  *   Enabled            true | false                                   (true)
@@ -10,25 +11,40 @@
  *   InboundUsername, InboundPassword   what its calls from any other address prove themselves with
  *                      (digest); no two trunks share a name; empty clears
  *   InboundAddress     repeated: CIDR block or address its calls come from
+ *   AccessListSid, CredentialListSid   repeated: lists of the account, of more such addresses and
+ *                      users
+ *   DomainName         a host name of its own; InboundDomain repeated: more Request-URI hosts that
+ *                      mean it
+ *   CertificateName    repeated: names of verified TLS certificates that mean it
+ *   TlsOnly            true | false                                   (false)
  *   NumberPattern      repeated: a number, or a prefix that ends in `*`, that it takes outbound
+ *   Policy             JSON, any part of it: see `trunk-policy`; empty goes back to the defaults
  *
  * A repeated parameter replaces the whole list; one empty value clears it. Passwords are never
  * told back.
  */
 import { isIP } from 'node:net';
 import { type Static, Type } from 'typebox';
-import { Compile } from 'typebox/compile';
 import type { Clock } from '../core/clock.ts';
-import { GatewayError } from '../core/errors.ts';
 import { Secret } from '../core/log.ts';
-import { newSid } from '../core/sid.ts';
-import type { JsonObject, Store, Table, TrunkGateway, TrunkRow } from '../store/store.ts';
-import { asIs, created, ok, type Resource, resource, uriOf } from './api.ts';
-import { listPage, PAGE_PARAMS, pageOf, rfc2822 } from './page.ts';
+import { type AccessListSid, type CredentialListSid, isSid, newSid } from '../core/sid.ts';
+import type { JsonObject, TrunkRow } from '../store/store.ts';
+import type { TrunkPolicyChange } from '../store/trunk-policy.ts';
+import { BLANK_TRUNK, type TrunkSettings } from '../store/trunk-row.ts';
+import { created, ok, type Resource, resource, uriOf } from './api.ts';
+import { domainName, hostName, hostProblem } from './hosts.ts';
+import { rfc2822 } from './page.ts';
 import { badParameter, optionalBoolean, optionalText, optionalTexts } from './parameters.ts';
-import { fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
+import { checkLimit, fetchRow, findRow, listRows, type RowKind, removeRow } from './rows.ts';
+import {
+  type GivenGateway,
+  gatewayJson,
+  parseGateways,
+  replacedGateways,
+} from './trunk-gateways.ts';
+import { changedPolicy, parsePolicy } from './trunk-policy.ts';
+import { checkTrunk, type TrunkParts } from './trunk-settings.ts';
 
-const GATEWAYS_MAX = 32;
 const LIST_MAX = 256;
 
 const TRUNK_PARAMS = Type.Object({
@@ -41,25 +57,21 @@ const TRUNK_PARAMS = Type.Object({
   InboundUsername: optionalText,
   InboundPassword: optionalText,
   InboundAddress: optionalTexts,
+  AccessListSid: optionalTexts,
+  CredentialListSid: optionalTexts,
+  DomainName: optionalText,
+  InboundDomain: optionalTexts,
+  CertificateName: optionalTexts,
+  TlsOnly: optionalBoolean,
   NumberPattern: optionalTexts,
+  Policy: Type.Optional(Type.String({ maxLength: 32_768 })),
 });
 
-const GATEWAYS = Compile(
-  Type.Array(
-    Type.Object(
-      {
-        uri: Type.String({ pattern: '^sips?:[^\\s<>"]{1,255}$' }),
-        priority: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535 })),
-        weight: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535 })),
-        enabled: Type.Optional(Type.Boolean()),
-      },
-      { additionalProperties: false },
-    ),
-    { maxItems: GATEWAYS_MAX },
-  ),
-);
-
-type Change = Partial<Omit<TrunkRow, 'sid' | 'accountSid' | 'dateCreatedMs' | 'dateUpdatedMs'>>;
+/** What is given; gateways and policy depend on what is there. */
+interface Change extends Partial<Omit<TrunkSettings, 'gateways' | 'policy'>> {
+  readonly gateways?: readonly GivenGateway[];
+  readonly policy?: TrunkPolicyChange | null;
+}
 
 function trunkJson(row: TrunkRow): JsonObject {
   return {
@@ -67,45 +79,41 @@ function trunkJson(row: TrunkRow): JsonObject {
     account_sid: row.accountSid,
     friendly_name: row.friendlyName,
     enabled: row.enabled,
-    gateways: row.gateways,
+    gateways: row.gateways.map(gatewayJson),
     username: row.username,
     realm: row.realm,
     inbound_username: row.inboundUsername,
     inbound_addresses: row.inboundAddresses,
+    access_list_sids: row.accessListSids,
+    credential_list_sids: row.credentialListSids,
+    domain_name: row.domainName,
+    inbound_domains: row.inboundDomains,
+    certificate_names: row.certificateNames,
+    tls_only: row.tlsOnly,
     number_patterns: row.numberPatterns,
+    policy: row.policy,
     date_created: rfc2822(row.dateCreatedMs),
     date_updated: rfc2822(row.dateUpdatedMs),
     uri: uriOf(row.accountSid, 'Trunks', row.sid),
+    subresource_uris: { health: uriOf(row.accountSid, 'Trunks', row.sid, 'Health') },
   };
 }
 
-function parseGateways(value: string): readonly TrunkGateway[] {
-  let list: unknown;
-  try {
-    list = value === '' ? [] : JSON.parse(value);
-  } catch {
-    throw badParameter('Gateways', 'is not JSON');
-  }
-  if (!GATEWAYS.Check(list)) {
-    const [first] = GATEWAYS.Errors(list);
-    throw badParameter('Gateways', `${first?.instancePath ?? ''} ${first?.message ?? ''}`);
-  }
-  return list.map(({ uri, priority = 10, weight = 10, enabled = true }) => {
-    return { uri, priority, weight, enabled };
-  });
-}
-
-/** The repeated values, without the empty one that clears. */
-function parseList(
+/** The repeated values, each once, without the empty one that clears. */
+function parseList<T extends string = string>(
   name: string,
   values: readonly string[],
   isValid: (value: string) => boolean,
-): readonly string[] {
+): readonly T[] {
   const list = values.map((value) => value.trim()).filter((value) => value !== '');
   if (list.length > LIST_MAX) throw badParameter(name, `has more than ${LIST_MAX} values`);
   const wrong = list.find((value) => !isValid(value));
   if (wrong !== undefined) throw badParameter(name, `"${wrong.slice(0, 64)}" is not valid`);
-  return list;
+  return [...new Set(list)] as T[];
+}
+
+function parseHosts(name: string, values: readonly string[]): readonly string[] {
+  return parseList(name, values.map(hostName), (value) => hostProblem(value) === null);
 }
 
 function isAddressBlock(value: string): boolean {
@@ -116,7 +124,7 @@ function isAddressBlock(value: string): boolean {
   return /^\d{1,3}$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128);
 }
 
-function isNumberPattern(value: string): boolean {
+export function isNumberPattern(value: string): boolean {
   return /^(?:\+?\d{1,20}\*?|\+?\*)$/.test(value);
 }
 
@@ -133,8 +141,38 @@ function interpretTrunk(given: Static<typeof TRUNK_PARAMS>): Change {
     ...(given.InboundPassword !== undefined && {
       inboundPassword: secretOf(given.InboundPassword),
     }),
+    ...(given.TlsOnly !== undefined && { tlsOnly: given.TlsOnly }),
+    ...(given.DomainName !== undefined && {
+      domainName: given.DomainName === '' ? null : domainName(given.DomainName),
+    }),
+    ...(given.Policy !== undefined && { policy: parsePolicy(given.Policy) }),
+    ...interpretLists(given),
+  };
+}
+
+function interpretLists(given: Static<typeof TRUNK_PARAMS>): Change {
+  return {
     ...(given.InboundAddress && {
       inboundAddresses: parseList('InboundAddress', given.InboundAddress, isAddressBlock),
+    }),
+    ...(given.AccessListSid && {
+      accessListSids: parseList<AccessListSid>('AccessListSid', given.AccessListSid, (value) =>
+        isSid('AL', value),
+      ),
+    }),
+    ...(given.CredentialListSid && {
+      credentialListSids: parseList<CredentialListSid>(
+        'CredentialListSid',
+        given.CredentialListSid,
+        (value) => isSid('CL', value),
+      ),
+    }),
+    ...(given.InboundDomain && {
+      inboundDomains: parseHosts('InboundDomain', given.InboundDomain),
+    }),
+    ...(given.CertificateName && {
+      // RFC 5922 §7.2: whole names; one with a wildcard means nobody in SIP.
+      certificateNames: parseHosts('CertificateName', given.CertificateName),
     }),
     ...(given.NumberPattern && {
       numberPatterns: parseList('NumberPattern', given.NumberPattern, isNumberPattern),
@@ -146,116 +184,76 @@ function secretOf(text: string): Secret | null {
   return text === '' ? null : new Secret(text);
 }
 
-type Credentials = Pick<TrunkRow, 'username' | 'password' | 'inboundUsername' | 'inboundPassword'>;
-
-const NO_CREDENTIALS: Credentials = {
-  username: null,
-  password: null,
-  inboundUsername: null,
-  inboundPassword: null,
-};
-
-/** A user without a password, or the reverse, would fail at the first challenge: say so now. */
-function checkCredentials<T extends Credentials>(trunk: T): T {
-  if ((trunk.username === null) !== (trunk.password === null)) {
-    throw badParameter('Username', 'and Password go together');
-  }
-  if ((trunk.inboundUsername === null) !== (trunk.inboundPassword === null)) {
-    throw badParameter('InboundUsername', 'and InboundPassword go together');
-  }
-  return trunk;
+function changed<Base extends TrunkSettings>(base: Base, change: Change, clock: Clock): Base {
+  const { gateways, policy, ...plain } = change;
+  return {
+    ...base,
+    ...plain,
+    ...(gateways && { gateways: replacedGateways(gateways, base.gateways, clock) }),
+    ...(policy !== undefined && { policy: changedPolicy(policy, base.policy) }),
+  };
 }
 
-/** Whose call it is is told by that name alone. */
-async function save(table: Table<TrunkRow>, row: TrunkRow): Promise<void> {
-  try {
-    await table.save(row);
-  } catch (thrown) {
-    if (!(thrown instanceof GatewayError) || thrown.code !== 'STORE_CONFLICT') throw thrown;
-    throw badParameter('InboundUsername', 'is taken by another trunk');
-  }
-}
+type Parts = TrunkParts & { readonly clock: Clock };
 
-function listTrunks({ table, json }: RowKind<TrunkRow>): Resource {
-  return resource({
-    method: 'GET',
-    path: '/Trunks',
-    params: Type.Object(PAGE_PARAMS),
-    interpret: (given) => ({ page: pageOf(given) }),
-    check: asIs,
-    act: async ({ page }, { account, raw }) =>
-      ok(
-        await listPage({
-          table,
-          accountSid: account.sid,
-          where: [],
-          page,
-          key: 'trunks',
-          path: uriOf(account, 'Trunks'),
-          raw,
-          json,
-        }),
-      ),
-  });
-}
-
-function createTrunk({ table, json }: RowKind<TrunkRow>, clock: Clock): Resource {
+function createTrunk({ table, json }: RowKind<TrunkRow>, parts: Parts): Resource {
+  const { clock, limits } = parts;
   return resource({
     method: 'POST',
     path: '/Trunks',
     params: TRUNK_PARAMS,
     idempotent: true,
     interpret: interpretTrunk,
-    check: (change) => checkCredentials({ ...NO_CREDENTIALS, ...change }),
-    async act(change, { account }) {
+    async check(change, { account }) {
+      const { sid: accountSid } = account;
+      const wanted = changed(BLANK_TRUNK, change, clock);
+      await checkTrunk(parts, accountSid, wanted, null);
+      await checkLimit({ table, accountSid, limit: limits.trunksMax, things: 'trunks' });
+      return wanted;
+    },
+    async act(wanted, { account }) {
       const nowMs = clock.nowMs();
-      const row: TrunkRow = {
-        sid: newSid('TK', clock),
-        accountSid: account.sid,
-        friendlyName: '',
-        enabled: true,
-        gateways: [],
-        realm: null,
-        inboundAddresses: [],
-        numberPatterns: [],
-        ...change,
-        dateCreatedMs: nowMs,
-        dateUpdatedMs: nowMs,
-      };
-      await save(table, row);
+      const dates = { dateCreatedMs: nowMs, dateUpdatedMs: nowMs };
+      const sid = newSid('TK', clock);
+      const row: TrunkRow = { sid, accountSid: account.sid, ...wanted, ...dates };
+      await table.save(row);
       return created(json(row));
     },
   });
 }
 
-function updateTrunk(kind: RowKind<TrunkRow>, clock: Clock): Resource {
+function updateTrunk(kind: RowKind<TrunkRow>, parts: Parts): Resource {
   return resource({
     method: 'POST',
     path: '/Trunks/:sid',
     params: TRUNK_PARAMS,
     interpret: interpretTrunk,
-    check: async (change, request) =>
-      checkCredentials({ ...(await findRow(kind, request)), ...change }),
-    async act(changed) {
-      const row: TrunkRow = { ...changed, dateUpdatedMs: clock.nowMs() };
-      await save(kind.table, row);
+    async check(change, request) {
+      const former = await findRow(kind, request);
+      const wanted = changed(former, change, parts.clock);
+      await checkTrunk(parts, former.accountSid, wanted, former);
+      return wanted;
+    },
+    async act(wanted) {
+      const row: TrunkRow = { ...wanted, dateUpdatedMs: parts.clock.nowMs() };
+      await kind.table.save(row);
       return ok(kind.json(row));
     },
   });
 }
 
-export function trunkResources(o: { store: Store; clock: Clock }): readonly Resource[] {
+export function trunkResources(parts: Parts): readonly Resource[] {
   const kind: RowKind<TrunkRow> = {
     path: '/Trunks',
     prefix: 'TK',
-    table: o.store.trunks,
+    table: parts.store.trunks,
     json: trunkJson,
   };
   return [
-    listTrunks(kind),
-    createTrunk(kind, o.clock),
+    listRows(kind, 'trunks'),
+    createTrunk(kind, parts),
     fetchRow(kind),
-    updateTrunk(kind, o.clock),
+    updateTrunk(kind, parts),
     removeRow(kind),
   ];
 }

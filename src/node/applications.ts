@@ -4,9 +4,10 @@
  */
 
 import { join } from 'node:path';
+import type { DrainControl } from '../api/admin.ts';
 import { LiveCallControl } from '../api/call-control.ts';
 import { demoApplication } from '../api/demo.ts';
-import { createRestApi, DEFAULT_REST } from '../api/surface.ts';
+import { createRestApi, DEFAULT_REST, type RestParts } from '../api/surface.ts';
 import { mediaFetcher } from '../assets/fetch.ts';
 import { DEFAULT_LIBRARY_OPTIONS, Library } from '../assets/library.ts';
 import { DEFAULT_RECORDINGS_OPTIONS, Recordings } from '../assets/recordings.ts';
@@ -166,15 +167,21 @@ export async function mountHttp(
     recorder: CallRecorder;
     ledger: Ledger;
     assets: Assets;
+    views: Pick<RestParts, 'trunkHealth' | 'explainer' | 'traceOf' | 'registrations'>;
+    drain: DrainControl;
   },
 ): Promise<void> {
-  const { clock, log, store, http, router, flows, recorder, ledger, assets } = parts;
+  const { clock, log, store, http, router, flows, recorder, ledger, assets, publicUrl } = parts;
+  const { account, drain } = parts;
   const { recordings } = assets;
   const api = createRestApi({
     store,
+    publicUrl,
     clock,
     log,
     options: DEFAULT_REST,
+    ...parts.views,
+    admin: { drain, accountSid: account.sid },
     calls: new LiveCallControl({ clock, router, flows, recorder }),
     trace: (sid) => (router.record(sid) === null ? null : ledger.trace(sid)),
     media: {

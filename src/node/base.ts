@@ -11,7 +11,7 @@ import { parseListen } from '../core/listen.ts';
 import type { Log } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
 import type { HttpServer } from '../http/server.ts';
-import type { ListenSpec } from '../sip/peer.ts';
+import { type ListenSpec, TRANSPORTS } from '../sip/peer.ts';
 import type { FirstAccount } from '../store/account-file.ts';
 import type { Store } from '../store/store.ts';
 
@@ -51,10 +51,11 @@ export interface NodeParts extends Base {
 
 export function listenSpecs(config: Config): ListenSpec[] {
   return config['sip.listen'].map((text) => {
-    const { transport, address, port } = parseListen('sip.listen', text, ['udp', 'tcp']);
+    const { transport: named, address, port } = parseListen('sip.listen', text, TRANSPORTS);
+    const transport = TRANSPORTS.find((name) => name === named) ?? 'udp';
     const host = config['sip.advertise'];
     const advertise = host === '' ? {} : { advertise: { host } };
-    return { transport: transport === 'tcp' ? 'tcp' : 'udp', address, port, ...advertise };
+    return { transport, address, port, ...advertise };
   });
 }
 

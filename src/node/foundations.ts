@@ -6,7 +6,10 @@
 import { join } from 'node:path';
 import { DEFAULT_CALL_OPTIONS } from '../call/call.ts';
 import { DEFAULT_EGRESS, Egress } from '../call/egress.ts';
+import { InboundGate } from '../call/inbound-gate.ts';
 import { DEFAULT_ROUTE_TABLE, StoreRouteTable } from '../call/route-table.ts';
+import { Stir, stirOptions } from '../call/stir.ts';
+import type { TraceBook } from '../call/trace.ts';
 import { AddressGuard, classifyAddress } from '../core/address.ts';
 import type { Config } from '../core/config.ts';
 import { GatewayError } from '../core/errors.ts';
@@ -16,7 +19,9 @@ import { DEFAULT_HTTP_CLIENT, HttpClient } from '../http/client.ts';
 import { DEFAULT_HTTP_SERVER, HttpServer } from '../http/server.ts';
 import { DEFAULT_MEDIA_ENGINE_OPTIONS, MediaEngine } from '../media/engine.ts';
 import { DEFAULT_SUPERVISOR_OPTIONS, Supervisor } from '../media/supervisor.ts';
+import { DEFAULT_DNS_SOURCE, SystemDns } from '../sip/dns-source.ts';
 import { Endpoint } from '../sip/endpoint.ts';
+import type { Overload } from '../sip/overload.ts';
 import { Resolver } from '../sip/resolver.ts';
 import type { FirstAccount } from '../store/account-file.ts';
 import { DEFAULT_PRUNING, Pruning } from '../store/pruning.ts';
@@ -24,6 +29,8 @@ import { DEFAULT_STORE } from '../store/sql.ts';
 import { DEFAULT_SQLITE, openSqlite } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
 import { AGENT, type Base, listenSpecs, type NodeHealth, type NodeParts } from './base.ts';
+import type { Registry } from './registrations.ts';
+import { connectionOptions, createLayers, gateOptions } from './sip-transports.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -37,6 +44,7 @@ export function openStore({ config, log, clock, metrics }: Base): Promise<Store>
     store: {
       ...DEFAULT_STORE,
       flushIntervalMs: config['store.flushMs'],
+      holdMs: config['store.holdMs'],
       queueRowsMax: config['store.queueMax'],
       callEventsMax: config['call.traceMax'],
     },
@@ -117,6 +125,11 @@ export function createHttpClient({ config, clock }: Base, publicUrl: string): Ht
   });
 }
 
+/** Certificates of others' callers come past the same address guard as everything of the web. */
+export function createStir({ config, clock, log, metrics }: Base, http: HttpClient): Stir {
+  return new Stir({ clock, log, metrics, http, options: stirOptions(config) });
+}
+
 export function webhookPolicy(config: Config) {
   return {
     ...DEFAULT_CALLBACK_POLICY,
@@ -140,41 +153,50 @@ export function createRoutes({ config, clock, log, store }: NodeParts): StoreRou
 }
 
 export function createEndpoint(
-  base: Base,
+  base: Base & { overload: Overload },
   routes: StoreRouteTable,
+  trace: TraceBook,
+  { registrar, callers, location }: Registry,
 ): { endpoint: Endpoint; resolver: Resolver; egress: Egress } {
   const { config, clock, log, metrics } = base;
-  const resolver = new Resolver({
-    clock,
-    ...(isLoopbackOnly(config) ? { lookup: loopbackLookup } : {}),
-  });
+  const resolver = createResolver(base);
   const egress = new Egress({
     guard: dialGuard(config),
-    isKnown: (address) => routes.isKnown(address) || routes.isGateway(address),
+    isKnown: (address) =>
+      routes.isKnown(address) || routes.isGateway(address) || location.isSource(address),
     ...DEFAULT_EGRESS,
   });
+  const gate = new InboundGate({ routes, trace, registered: callers });
   const endpoint = new Endpoint({
     clock,
     log,
     metrics,
     listen: listenSpecs(config),
+    layers: createLayers(base),
+    overload: base.overload,
     userAgent: AGENT,
     resolver,
     policy: {
-      admit: (request, source) =>
-        request.method === 'INVITE' && routes.refuses(source.address) ? 'SIP_FORBIDDEN' : null,
-      authenticate: (request, source) => routes.authenticate(request, source),
+      admit: (request, source) => gate.admit(request, source),
+      authenticate: (request, source) => gate.authenticate(request, source),
       trusts: (address) => routes.isKnown(address),
       allowAddress: (address) => egress.permits(address),
+      isFlow: (peer) => location.isFlow(peer),
+      registrar,
     },
     transport: {
       connectionsMax: config['sip.connectionsMax'],
+      trustedConnectionsReserve: config['sip.trustedConnectionsReserve'],
       connectionsPerSourceMax: config['sip.connectionsPerSourceMax'],
-      strangersPerSecond: config['sip.strangersPerSecondMax'],
+      ...gateOptions(config),
+      failedHandshakesPerMinuteMax: config['sip.failedHandshakesPerMinuteMax'],
+      connection: connectionOptions(config),
     },
     session: {
       ringTimeoutMs: config['sip.ringTimeoutMs'],
       decisionTimeoutMs: DEFAULT_CALL_OPTIONS.setupMsMax,
+      infoPass: config['sip.infoPass'],
+      infoBytesMax: config['sip.infoBytesMax'],
     },
     bounds: {
       sessionsMax: config['call.liveMax'] * 2,
@@ -210,7 +232,37 @@ export function createEngine(
     metrics,
     supervisor,
     address,
-    options: DEFAULT_MEDIA_ENGINE_OPTIONS,
+    options: {
+      ...DEFAULT_MEDIA_ENGINE_OPTIONS,
+      sparePortsMax: config['media.sparePortsMax'],
+    },
+  });
+}
+
+function createResolver({ config, clock, log }: Base): Resolver {
+  const servers = config['sip.dns.servers'];
+  const queryTimeoutMs = config['sip.dns.timeoutMs'];
+  const source =
+    isLoopbackOnly(config) && servers.length === 0
+      ? { lookup: loopbackLookup }
+      : {
+          dns: new SystemDns({
+            clock,
+            options: { ...DEFAULT_DNS_SOURCE, servers, queryTimeoutMs },
+          }),
+        };
+  return new Resolver({
+    clock,
+    log,
+    listen: listenSpecs(config),
+    ...source,
+    limits: {
+      queryTimeoutMs,
+      serviceTtlMs: config['sip.dns.cacheMs'],
+      ttlMaxMs: config['sip.dns.ttlMaxMs'],
+      staleMs: config['sip.dns.staleMs'],
+      failedMs: config['sip.dns.failedTargetMs'],
+    },
   });
 }
 

@@ -291,6 +291,48 @@ void a_busy_hour_uses_ports_early_rather_than_refuse_calls() {
   EXPECT(refused == 0 && pool.early_reuses() > 500);
 }
 
+Socket stranger_on(uint16_t port) {
+  Socket socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const Address address = Address::parse("127.0.0.1", port);
+  if (bind(socket.fd(), address.data(), address.size()) != 0) socket.reset();
+  return socket;
+}
+
+void pairs_that_others_hold_are_left_to_them_for_a_while() {
+  PortPoolOptions options;
+  options.port_min = 31330;
+  options.port_max = 31335;  // three pairs
+  PortPool pool(options);
+  Socket rtp = stranger_on(31330);
+  const Socket rtcp = stranger_on(31333);
+  EXPECT(rtp.is_open() && rtcp.is_open());
+  const auto first = pool.take("", false, 0);
+  EXPECT(first && first->rtp_port == 31334);
+  EXPECT(!pool.take("", false, 0) && pool.in_use() == 1);
+  rtp.reset();
+  // Not asked again with every call, but not given up either.
+  EXPECT(!pool.take("", false, 500'000));
+  const auto second = pool.take("", false, 1'500'000);
+  EXPECT(second && second->rtp_port == 31330 && pool.early_reuses() == 0);
+  EXPECT(!pool.take("", false, 3'000'000));
+}
+
+void nobody_can_tell_the_next_port() {
+  PortPoolOptions options;
+  options.port_min = 31400;
+  options.port_max = 31599;  // a hundred pairs
+  const auto order = [&] {
+    PortPool pool(options);
+    std::vector<uint16_t> ports;
+    for (int i = 0; i < 8; i++) {
+      if (const auto pair = pool.take("", false, 0)) ports.push_back(pair->rtp_port);
+    }
+    return ports;
+  };
+  const std::vector<uint16_t> one = order();
+  EXPECT(one.size() == 8 && one != order());
+}
+
 void outcomes_and_digits_outlive_a_consumer_that_is_stuck() {
   std::atomic<bool> pending{false};
   int notified = 0;
@@ -321,6 +363,25 @@ void outcomes_and_digits_outlive_a_consumer_that_is_stuck() {
   const uint64_t dropped = ring.dropped();
   for (int i = 0; i < 100; i++) ring.post(EventType::kPlayDone, 1);
   EXPECT(dropped > 900 && ring.dropped() == dropped);
+}
+
+void what_waits_is_not_overtaken() {
+  std::atomic<bool> pending{false};
+  const std::function<void()> notify = [] {};
+  EventRing ring(8, 100, pending, notify);
+  for (Handle i = 1; i <= 8; i++) ring.post(EventType::kLatched, i);
+  EXPECT(ring.dropped() == 2);  // a quarter is kept for what must arrive
+  EventRecord event;
+  while (ring.pop(event)) EXPECT(event.type == 7);
+  for (Handle i = 1; i <= 10; i++) ring.post(EventType::kPlayDone, i);
+  double last = 0;
+  while (last < 3 && ring.pop(event)) EXPECT(event.handle == ++last);
+  ring.post(EventType::kPlayDone, 11);
+  for (int turn = 0; turn < 2; turn++) {
+    ring.flush();
+    while (ring.pop(event)) EXPECT(event.handle == ++last);
+  }
+  EXPECT(last == 11);
 }
 
 void snapshots_are_never_torn() {
@@ -380,8 +441,12 @@ std::vector<TestCase> pure_tests() {
       {"an outgoing stream has no seams", out_stream_joins_sources_without_a_seam},
       {"RTCP tells round trip and loss", rtcp_reports_round_trip_and_loss},
       {"ports rest after use", ports_rest_after_use},
+      {"pairs that others hold are left to them for a while",
+       pairs_that_others_hold_are_left_to_them_for_a_while},
+      {"nobody can tell the next port", nobody_can_tell_the_next_port},
       {"a busy hour uses ports early rather than refuse calls",
        a_busy_hour_uses_ports_early_rather_than_refuse_calls},
+      {"what waits is not overtaken", what_waits_is_not_overtaken},
       {"outcomes and digits outlive a consumer that is stuck",
        outcomes_and_digits_outlive_a_consumer_that_is_stuck},
       {"snapshots are never torn", snapshots_are_never_torn},

@@ -3,10 +3,11 @@
  * control port (JSON in netstrings), playing a WAV and writing what it hears to another.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Pair } from './certificates.ts';
 import { freePort } from './gateway.ts';
 import { readWav, type Sound, writeWav } from './sound.ts';
 
@@ -22,6 +23,19 @@ export interface BaresipOptions {
   /** Mono WAV played in a loop as the microphone. */
   readonly microphone: string;
   readonly isAnsweringAtOnce: boolean;
+  /** Registers there instead of being called directly. */
+  readonly registration?: {
+    readonly user: string;
+    readonly domain: string;
+    readonly password: string;
+    /** `host:port` of the registrar. */
+    readonly proxy: string;
+    readonly transport?: 'udp' | 'tcp' | 'tls';
+  };
+  /** Speaks TLS: whom it believes, and what it shows when it is asked. */
+  readonly tls?: { readonly caFile: string; readonly certificate?: Pair };
+  /** SDES keys offered beside plain RTP, or nothing but SRTP (RFC 4568). */
+  readonly srtp?: 'offered' | 'required';
 }
 
 export interface BaresipEvent {
@@ -68,11 +82,12 @@ export class Baresip {
     const controlPort = await freePort();
     const microphone = join(folder, 'microphone.wav');
     const rateHz = loop(options.microphone, microphone);
-    const place = { folder, sipPort, controlPort, microphone, rateHz };
+    const tls = options.tls === undefined ? [] : tlsLines(folder, options.tls);
+    const place = { folder, sipPort, controlPort, microphone, rateHz, tls };
     writeFileSync(join(folder, 'config'), configuration(place));
     const answer = options.isAnsweringAtOnce ? ';answermode=auto' : '';
-    const account = `<sip:baresip@127.0.0.1:${sipPort}>;regint=0${answer};audio_codecs=${options.codecs.join(',')}\n`;
-    writeFileSync(join(folder, 'accounts'), account);
+    const codecs = `audio_codecs=${options.codecs.join(',')}`;
+    writeFileSync(join(folder, 'accounts'), `${accountOf(options, sipPort)}${answer};${codecs}\n`);
     writeFileSync(join(folder, 'contacts'), '');
     const child = spawn('/usr/bin/baresip', ['-4', '-f', folder], {
       stdio: 'ignore',
@@ -138,6 +153,31 @@ export class Baresip {
   }
 }
 
+function accountOf({ registration, srtp, tls }: BaresipOptions, sipPort: number): string {
+  const keys = { offered: ';mediaenc=srtp', required: ';mediaenc=srtp-mand' };
+  const more = srtp === undefined ? '' : keys[srtp];
+  if (registration === undefined) {
+    const over = tls === undefined ? '' : ';transport=tls';
+    return `<sip:baresip@127.0.0.1:${sipPort}${over}>;regint=0${more}`;
+  }
+  const { user, domain, password, proxy, transport = 'udp' } = registration;
+  const way = `outbound="sip:${proxy};transport=${transport}"${more}`;
+  return `<sip:${user}@${domain};transport=${transport}>;auth_pass=${password};regint=60;${way}`;
+}
+
+/** It takes certificate and key from one file. */
+function tlsLines(folder: string, { caFile, certificate }: NonNullable<BaresipOptions['tls']>) {
+  const lines = [`sip_cafile ${caFile}`];
+  if (certificate === undefined) return lines;
+  const file = join(folder, 'certificate.pem');
+  writeFileSync(file, [certificate.keyFile, certificate.certFile].map(readText).join('\n'));
+  return [...lines, `sip_certificate ${file}`];
+}
+
+function readText(path: string): string {
+  return readFileSync(path, 'utf8');
+}
+
 /** baresip hangs up when its microphone's file ends, so it gets a long one. */
 function loop(from: string, to: string): number {
   const { rateHz, samples } = readWav(from);
@@ -156,6 +196,7 @@ function configuration(place: {
   controlPort: number;
   microphone: string;
   rateHz: number;
+  tls: readonly string[];
 }): string {
   const modules = [
     'account',
@@ -166,12 +207,14 @@ function configuration(place: {
     'g722',
     'aufile',
     'sndfile',
+    'srtp',
     'aubridge',
     'ausine',
   ];
   return [
     `module_path ${MODULES}`,
     `sip_listen 127.0.0.1:${place.sipPort}`,
+    ...place.tls,
     ...modules.map(
       (name) => `module${['account', 'menu', 'ctrl_tcp'].includes(name) ? '_app' : ''} ${name}.so`,
     ),

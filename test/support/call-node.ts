@@ -14,11 +14,12 @@ import { DEFAULT_EDGE, Edge } from '../../src/call/edge.ts';
 import { DEFAULT_EGRESS, Egress } from '../../src/call/egress.ts';
 import { DEFAULT_JOURNAL, FileJournal } from '../../src/call/journal.ts';
 import type { LegEvent } from '../../src/call/leg.ts';
-import { DEFAULT_LEG_MEDIA } from '../../src/call/leg-media.ts';
+import { DEFAULT_LEG_MEDIA } from '../../src/call/media-terms.ts';
 import type { InboundRoute, RouteTable, TrunkRoute } from '../../src/call/route.ts';
 import { type CallNotice, DEFAULT_ROUTER, Router, type RouterDeps } from '../../src/call/router.ts';
 import { DEFAULT_LEG_OPTIONS, type LegRecord } from '../../src/call/sip-leg.ts';
 import { DEFAULT_TRACE, TraceBook } from '../../src/call/trace.ts';
+import { type ReferQuestion, Transfers } from '../../src/call/transfer.ts';
 import { AddressGuard } from '../../src/core/address.ts';
 import { realClock } from '../../src/core/clock.ts';
 import type { GatewayError } from '../../src/core/errors.ts';
@@ -47,14 +48,19 @@ export interface NodeOptions {
   readonly mediaPorts?: readonly [number, number];
   /** SIP on ::1 too, on a port of its own. */
   readonly ipv6?: boolean;
+  /** SIP over TCP too, on a port of its own. */
+  readonly tcp?: boolean;
   /** `media.address6` */
   readonly address6?: string;
   readonly workers?: number;
   readonly log?: Log;
   readonly trunks?: readonly TrunkRoute[];
+  readonly contactsOf?: NonNullable<RouterDeps['contactsOf']>;
   readonly inbound?: (user: string) => InboundRoute | null;
   readonly router?: Partial<RouterDeps['options']>;
   readonly call?: Partial<RouterDeps['call']>;
+  /** Of transfers that an application decides. */
+  readonly ask?: (question: ReferQuestion) => boolean;
   readonly admission?: Partial<typeof DEFAULT_ADMISSION>;
 }
 
@@ -101,6 +107,7 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
     listen: [
       { transport: 'udp', address: '127.0.0.1', port: options.sipPort ?? 0 },
       ...(options.ipv6 === true ? [{ transport: 'udp', address: '::1', port: 0 } as const] : []),
+      ...(options.tcp ? [{ transport: 'tcp', address: '127.0.0.1', port: 0 } as const] : []),
     ],
     userAgent: 'tandem-test',
     policy: { trusts: () => true },
@@ -115,8 +122,16 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
   const trace = new TraceBook({ ...DEFAULT_TRACE, clock });
   endpoint.on('trace', (message) => trace.sip(message));
   const notices: CallNotice[] = [];
-  const routerDeps = makeRouterDeps(options, { bus, journal, trace, metrics, notices });
+  const taken = (notice: CallNotice): void => transfers.take(notice);
+  const routerDeps = makeRouterDeps(options, { bus, journal, trace, metrics, notices, taken });
   const router = new Router(routerDeps);
+  const transfers = new Transfers({
+    bus,
+    log,
+    table: router,
+    ask: (question) => options.ask?.(question) ?? false,
+    ringTimeoutMs: 30_000,
+  });
   const edge = new Edge({
     clock,
     log,
@@ -142,6 +157,7 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
   await edge.restore(legRecords(records));
   router.restore(records);
   router.start();
+  transfers.start();
   edge.start();
   const sipPort = endpoint.locals[0]?.port ?? 0;
   return {
@@ -204,7 +220,10 @@ function makeEngine(dataDir: string, given: NodeOptions, metrics: Metrics): Medi
 
 function makeRouterDeps(
   options: NodeOptions,
-  parts: Pick<RouterDeps, 'bus' | 'journal' | 'trace' | 'metrics'> & { notices: CallNotice[] },
+  parts: Pick<RouterDeps, 'bus' | 'journal' | 'trace' | 'metrics'> & {
+    notices: CallNotice[];
+    taken: (notice: CallNotice) => void;
+  },
 ): RouterDeps {
   const { bus, journal, trace, metrics, notices } = parts;
   const clock = realClock;
@@ -221,7 +240,11 @@ function makeRouterDeps(
     trace,
     routes,
     admission: new BoundedAdmission({ ...DEFAULT_ADMISSION, clock, ...options.admission }),
-    onNotice: (notice) => notices.push(notice),
+    onNotice: (notice) => {
+      notices.push({ ...notice, call: { ...notice.call } });
+      parts.taken(notice);
+    },
+    ...(options.contactsOf === undefined ? {} : { contactsOf: options.contactsOf }),
     call: { ...DEFAULT_CALL_OPTIONS, ...options.call },
     options: {
       ...DEFAULT_ROUTER,

@@ -660,8 +660,7 @@ const DIAL: readonly Scenario[] = [
   {
     name: 'Dial: what has no effect here is said, one by one',
     app: {
-      '/voice':
-        '<Dial referUrl="/r" callReason="x" passports="y"><Number byoc="BY1">100</Number></Dial>',
+      '/voice': '<Dial callReason="x" passports="y"><Number byoc="BY1">100</Number></Dial>',
     },
     callees: { '100': { answerAfterMs: 1000, hangupAfterMs: 2000 } },
     effects: [
@@ -674,7 +673,7 @@ const DIAL: readonly Scenario[] = [
       ...DONE,
     ],
     asked: ['/voice'],
-    reports: [12200, 12200, 12200, 12200],
+    reports: [12200, 12200, 12200],
   },
   {
     name: 'Dial answerOnBridge: a caller who gives up while it rings takes the callee along',

@@ -34,6 +34,7 @@ import { Flows } from '../../src/verbs/flows.ts';
 import type { InterpreterOptions } from '../../src/verbs/interpreter-parts.ts';
 import { DEFAULT_INTERPRETER_OPTIONS, type FlowReport } from '../../src/verbs/interpreter-parts.ts';
 import type { Prompt, RecordingEnd } from '../../src/verbs/verb.ts';
+import { trunkRoute } from './trunk.ts';
 
 export const ACCOUNT = `AC${'0'.repeat(32)}` as AccountSid;
 const START_MS = Date.UTC(2026, 10, 20, 12);
@@ -177,12 +178,18 @@ export class World {
         source: { transport: 'udp', address: '127.0.0.1', port: 5060 },
         requestUri: 'sip:+15550001@gw.example',
         fromUri: 'sip:+15550002@carrier.example',
-        fromDisplay: '',
         toUri: 'sip:+15550001@gw.example',
         sipCallId: 'in-1',
-        headers: { 'X-Tag': 'seven' },
-        forwardedFrom: '',
+        fields: [
+          ['From', '<sip:+15550002@carrier.example>'],
+          ['X-Tag', 'seven'],
+        ],
         maxForwards: 70,
+        identity: null,
+        certificateNames: [],
+        codecs: ['PCMU'],
+        srtp: 'none',
+        date: null,
       },
       { timeoutMs: 1000 },
     );
@@ -326,14 +333,12 @@ export class World {
           }),
         trunks: () =>
           Promise.resolve([
-            {
+            trunkRoute({
               sid: `TK${'0'.repeat(32)}` as never,
-              isEnabled: true,
               // '99…' is taken by no trunk
               numberPatterns: ['+*', '1*', '2*', '3*', '7*'],
               gateways: [{ uri: 'sip:carrier.example', priority: 0, weight: 1 }],
-              credentials: null,
-            },
+            }),
           ]),
       },
       onNotice: ({ type, call }) => {
@@ -473,7 +478,7 @@ export class World {
 }
 
 const STANDARD =
-  /^(CallSid|AccountSid|From|To|Caller|Called|CallStatus|ApiVersion|Direction|ParentCallSid|Sip[A-Z].*)$/;
+  /^(CallSid|AccountSid|(From|To|Caller|Called)(City|State|Zip|Country)?|CallStatus|CallToken|ApiVersion|Direction|ParentCallSid|Sip[A-Z].*)$/;
 
 /** Parameters beyond the standard ones; sids by their kind, because they differ by number only. */
 function show(params: Params): string {
@@ -530,12 +535,14 @@ export class FakeLeg {
       return;
     }
     const callee = this.#world.options.callees?.[this.name] ?? {};
-    this.#effect(`invited from ${this.#order.fromUri.replace(/@.*/, '')}${extras(this.#order)}`);
+    this.#effect(
+      `invited from ${this.#order.groups[0]?.fromUri.replace(/@.*/, '')}${extras(this.#order)}`,
+    );
     const at = (afterMs: number | undefined, fn: () => void): void => {
       if (afterMs !== undefined) this.#world.clock.timer(afterMs, () => this.isEnded || fn());
     };
     at(callee.ringAfterMs, () =>
-      this.#tell({ kind: 'ringing', sipStatus: 180, earlyMedia: false }),
+      this.#tell({ kind: 'ringing', sipStatus: 180, earlyMedia: false, port: null }),
     );
     at(callee.answerAfterMs, () => this.#answered(callee));
     at(callee.refuse?.afterMs, () => {
@@ -730,12 +737,14 @@ export class FakeLeg {
 }
 
 function targetOf(order: LegOrder): string {
-  const uri = order.targets[0]?.uri ?? '';
+  const uri = order.groups[0]?.targets[0]?.uri ?? '';
   return uri.includes('carrier.example') ? uri.replace(/^sip:|@.*$/g, '') : uri;
 }
 
 function extras(order: LegOrder): string {
-  const headers = order.headers.map(([name, value]) => ` ${name}=${value}`).join('');
-  const { credentials } = order;
+  const headers = (order.groups[0]?.headers ?? [])
+    .map(([name, value]) => ` ${name}=${value}`)
+    .join('');
+  const credentials = order.groups[0]?.credentials ?? null;
   return credentials === null ? headers : `${headers} as ${credentials.username}`;
 }

@@ -13,6 +13,9 @@ import { fileURLToPath } from 'node:url';
 export const TEST_SID = `AC${'0123456789abcdef'.repeat(2)}`;
 export const TEST_TOKEN = 'fedcba9876543210fedcba9876543210';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+/** What `npm start` says of memory; the header of `src/cli.ts` tells why. */
+const START_FLAGS = ['--max-semi-space-size=16'];
+const START_ENVIRONMENT = { MALLOC_ARENA_MAX: '2' };
 
 export interface TestGateway {
   readonly process: ChildProcess;
@@ -28,6 +31,8 @@ export interface TestGateway {
   readonly exited: Promise<number | null>;
   /** SIGTERM and wait; resolves with the exit code. */
   stop(): Promise<number | null>;
+  /** SIGKILL to the gateway alone, then another one in its place, once ready; stop that one. */
+  crash(): Promise<TestGateway>;
 }
 
 export interface RestAnswer {
@@ -53,11 +58,11 @@ export async function startGateway(environment: Record<string, string> = {}): Pr
   const sipPort = await freePort();
   const httpPort = await freePort();
   const portMin = 20_000 + ((process.pid * 7 + slice++) % 24) * 400;
-  const child = spawn(process.execPath, ['src/cli.ts', 'start'], {
-    cwd: ROOT,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      ...process.env,
+  return launch({
+    dataDir,
+    sipPort,
+    httpPort,
+    environment: {
       TANDEM_SIP_LISTEN: `udp://127.0.0.1:${sipPort},tcp://127.0.0.1:${sipPort}`,
       TANDEM_HTTP_LISTEN: `127.0.0.1:${httpPort}`,
       TANDEM_HTTP_CLIENT_ALLOW: '127.0.0.0/8',
@@ -70,6 +75,22 @@ export async function startGateway(environment: Record<string, string> = {}): Pr
       TANDEM_ACCOUNT_AUTH_TOKEN: TEST_TOKEN,
       ...environment,
     },
+  });
+}
+
+interface Place {
+  readonly dataDir: string;
+  readonly sipPort: number;
+  readonly httpPort: number;
+  readonly environment: Record<string, string>;
+}
+
+async function launch(place: Place): Promise<TestGateway> {
+  const { dataDir, sipPort, httpPort, environment } = place;
+  const child = spawn(process.execPath, [...START_FLAGS, 'src/cli.ts', 'start'], {
+    cwd: ROOT,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...START_ENVIRONMENT, ...environment },
   });
   const lines: string[] = [];
   const exit = new Promise<number | null>((resolve) => child.on('exit', resolve));
@@ -100,6 +121,11 @@ export async function startGateway(environment: Record<string, string> = {}): Pr
       const code = await exit;
       rmSync(dataDir, { recursive: true, force: true });
       return code;
+    },
+    crash: async () => {
+      child.kill('SIGKILL');
+      await exit;
+      return launch(place);
     },
   };
 }

@@ -23,10 +23,21 @@ export interface PhoneOptions {
   /** Played in a loop as soon as the call is answered; silence when absent. */
   readonly sound?: Sound;
   readonly user?: string;
-  /** What an incoming INVITE gets: `answer` at once, `ring` only, or a final status. */
-  readonly onInvite?: 'answer' | 'ring' | number;
+  /** What an incoming INVITE gets: `answer` at once, `ring`, 183 with audio, or a final status. */
+  readonly onInvite?: 'answer' | 'ring' | 'early' | number;
+  /** Of its description; plain RTP with keys as events when absent. */
+  readonly media?: PhoneMedia;
+  /** What a REFER gets; 202 when absent. NOTIFYs are the test's to send. */
+  readonly onRefer?: number;
   /** Extra header lines of our INVITE. */
   readonly headers?: readonly string[];
+}
+
+export interface PhoneMedia {
+  readonly profile?: string;
+  readonly events?: boolean;
+  /** More attributes; they replace `a=ptime:20`. */
+  readonly lines?: readonly string[];
 }
 
 export async function startPhone(options: PhoneOptions = {}): Promise<Phone> {
@@ -43,6 +54,8 @@ function bound(): Promise<Socket> {
 export class Phone {
   readonly received: SipIn[] = [];
   readonly keysHeard: string[] = [];
+  /** How much speech was in each packet, ms. */
+  readonly packetMs = new Set<number>();
   readonly sipPort: number;
   onInvite: NonNullable<PhoneOptions['onInvite']>;
   sound: Sound | null;
@@ -145,6 +158,46 @@ export class Phone {
     this.#incoming = null;
   }
 
+  /** Refuses the INVITE that is ringing. */
+  refuse(status: number): void {
+    if (this.#incoming) this.#respond(this.#incoming, status, 'No');
+    this.#incoming = null;
+    this.#stopMedia();
+  }
+
+  /** Asks the other end to call somebody instead (RFC 3515); its answer. */
+  refer(referTo: string, ...more: string[]): Promise<SipIn> {
+    this.#request('REFER', [`Refer-To: ${referTo}`, ...more]);
+    const cseq = String(this.#cseq);
+    return this.waitFor((message) => {
+      return message.firstLine.startsWith('SIP/') && header(message, 'cseq') === `${cseq} REFER`;
+    });
+  }
+
+  /** Tells how the call goes that we were asked to make. */
+  notify(statusLine: string, state: string): void {
+    const fields = [
+      'Event: refer',
+      `Subscription-State: ${state}`,
+      'Content-Type: message/sipfrag',
+    ];
+    this.#request('NOTIFY', fields, `${statusLine}\r\n`);
+  }
+
+  /** What NOTIFYs said so far: the status lines of their bodies. */
+  get notified(): string[] {
+    return this.received
+      .filter(({ firstLine }) => firstLine.startsWith('NOTIFY'))
+      .map(({ body }) => body.trim());
+  }
+
+  /** A Replaces that names this call to its other end (RFC 3891). */
+  get replaces(): string {
+    const { from = '', to = '', callId = '' } = this.#dialog ?? {};
+    const tag = (party: string): string => /;tag=([^;>]+)/.exec(party)?.[1] ?? '';
+    return `${callId};to-tag=${tag(to)};from-tag=${tag(from)}`;
+  }
+
   /** Presses keys, each 100 ms with 60 ms between, as RFC 4733 events. */
   async press(keys: string): Promise<void> {
     for (const key of keys) {
@@ -206,9 +259,9 @@ export class Phone {
       this.#dialog = null;
     } else if (method === 'CANCEL') {
       this.#respond(message, 200, 'OK');
-      if (this.#incoming) this.#respond(this.#incoming, 487, 'Request Terminated');
-      this.#incoming = null;
-    } else if (method !== 'ACK') this.#respond(message, 200, 'OK');
+      if (this.#incoming) this.refuse(487);
+    } else if (method === 'REFER') this.#respond(message, this.#options.onRefer ?? 202, 'So');
+    else if (method !== 'ACK') this.#respond(message, 200, 'OK');
   }
 
   #onInviteIn(message: SipIn): void {
@@ -221,13 +274,18 @@ export class Phone {
         from: `${header(message, 'to')};tag=phone${this.sipPort}`,
         to: header(message, 'from'),
         callId: header(message, 'call-id'),
-        route: [],
+        route: message.headers.get('record-route') ?? [],
       };
     }
     this.#incoming = message;
     if (typeof this.onInvite === 'number') {
       this.#respond(message, this.onInvite, 'No');
       this.#incoming = null;
+      return;
+    }
+    if (this.onInvite === 'early') {
+      this.#respond(message, 183, 'Session Progress', this.#sdp());
+      this.#startMedia(message.body);
       return;
     }
     this.#respond(message, 180, 'Ringing');
@@ -242,6 +300,8 @@ export class Phone {
     dialog.to = header(final, 'to');
     if (isOk) {
       dialog.target = /<([^>]+)>/.exec(header(final, 'contact'))?.[1] ?? dialog.target;
+      // RFC 3261 §12.1.2: in reverse order.
+      dialog.route = [...(final.headers.get('record-route') ?? [])].reverse();
       this.#startMedia(final.body);
     }
     const branch = isOk ? `z9hG4bK${Math.random().toString(36).slice(2)}` : invite.branch;
@@ -249,6 +309,7 @@ export class Phone {
       `ACK ${isOk ? dialog.target : invite.uri} SIP/2.0`,
       `Via: SIP/2.0/UDP 127.0.0.1:${this.sipPort};branch=${branch};rport`,
       'Max-Forwards: 70',
+      ...dialog.route.map((value) => `Route: ${value}`),
       `From: ${dialog.from}`,
       `To: ${dialog.to}`,
       `Call-ID: ${dialog.callId}`,
@@ -256,19 +317,23 @@ export class Phone {
     ]);
   }
 
-  #request(method: string): void {
+  #request(method: string, fields: string[] = [], body = ''): void {
     const dialog = this.#dialog;
     if (!dialog) return;
     this.#cseq += 1;
-    this.#send(dialog.port, [
+    const lines = [
       `${method} ${dialog.target} SIP/2.0`,
       `Via: SIP/2.0/UDP 127.0.0.1:${this.sipPort};branch=z9hG4bK${Math.random().toString(36).slice(2)};rport`,
       'Max-Forwards: 70',
+      ...dialog.route.map((value) => `Route: ${value}`),
       `From: ${dialog.from}`,
       `To: ${dialog.to}`,
       `Call-ID: ${dialog.callId}`,
       `CSeq: ${this.#cseq} ${method}`,
-    ]);
+      `Contact: <${this.uri}>`,
+      ...fields,
+    ];
+    this.#send(dialog.port, lines, body);
   }
 
   #respond(request: SipIn, status: number, reason: string, sdp = ''): void {
@@ -279,6 +344,7 @@ export class Phone {
       [
         `SIP/2.0 ${status} ${reason}`,
         ...(request.headers.get('via') ?? []).map((value) => `Via: ${value}`),
+        ...(request.headers.get('record-route') ?? []).map((value) => `Record-Route: ${value}`),
         `From: ${header(request, 'from')}`,
         `To: ${tagged}`,
         `Call-ID: ${header(request, 'call-id')}`,
@@ -297,17 +363,22 @@ export class Phone {
 
   #sdp(): string {
     const { port } = this.#rtp.address() as AddressInfo;
+    const {
+      profile = 'RTP/AVP',
+      events = true,
+      lines = ['a=ptime:20'],
+    } = this.#options.media ?? {};
+    const keys = [`a=rtpmap:${EVENT_TYPE} telephone-event/8000`, `a=fmtp:${EVENT_TYPE} 0-15`];
     return [
       'v=0',
       'o=- 1 1 IN IP4 127.0.0.1',
       's=-',
       'c=IN IP4 127.0.0.1',
       't=0 0',
-      `m=audio ${port} RTP/AVP 0 ${EVENT_TYPE}`,
+      `m=audio ${port} ${profile} 0${events ? ` ${EVENT_TYPE}` : ''}`,
       'a=rtpmap:0 PCMU/8000',
-      `a=rtpmap:${EVENT_TYPE} telephone-event/8000`,
-      `a=fmtp:${EVENT_TYPE} 0-15`,
-      'a=ptime:20',
+      ...(events ? keys : []),
+      ...lines,
       '',
     ].join('\r\n');
   }
@@ -378,11 +449,21 @@ export class Phone {
     this.#rtp.send(packet, media.port, '127.0.0.1');
   }
 
+  /** In pieces of 20 ms, however long its packets are. */
+  #hear(timestamp: number, samples: Float64Array): void {
+    this.packetMs.add((samples.length * FRAME_MS) / FRAME);
+    for (let at = 0; at < samples.length; at += FRAME) {
+      const frame = new Float64Array(FRAME);
+      frame.set(samples.subarray(at, at + FRAME));
+      this.#heard.set(timestamp + at, frame);
+    }
+  }
+
   #onRtp(data: Buffer): void {
     if (data.length < 12 || (data[0] ?? 0) >> 6 !== 2) return;
     const type = (data[1] ?? 0) & 0x7f;
     const timestamp = data.readUInt32BE(4);
-    if (type === 0) this.#heard.set(timestamp, decodeUlaw(data.subarray(12)));
+    if (type === 0) this.#hear(timestamp, decodeUlaw(data.subarray(12)));
     else if (type === EVENT_TYPE && data.length >= 16) {
       const id = `${timestamp}`;
       if (id === this.#lastEvent) return;

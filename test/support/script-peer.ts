@@ -45,7 +45,7 @@ export class ScriptPeer {
   static async create(network: SimNetwork, address: string, port = 5060): Promise<ScriptPeer> {
     let peer: ScriptPeer | null = null;
     const socket = await network.host(address).datagram(address, port, {
-      datagram: (data) => peer?.take(data, network.clock.monotonicMs()),
+      datagram: (text) => peer?.take(text, network.clock.monotonicMs()),
       failed: () => {},
     });
     peer = new ScriptPeer({ socket, address, port });
@@ -58,9 +58,9 @@ export class ScriptPeer {
     this.port = options.port;
   }
 
-  take(data: Buffer, atMs: number): void {
-    this.texts.push(data.toString('latin1'));
-    const result = parseMessage(data, { stream: false });
+  take(text: string, atMs: number): void {
+    this.texts.push(text);
+    const result = parseMessage(text, { stream: false });
     if (!result.ok) return;
     this.received.push(result.message);
     this.atMs.push(atMs);
@@ -111,7 +111,8 @@ export class ScriptPeer {
       ['CSeq', `${cseq} ${method}`],
       ...this.#withContact(options.headers),
     ];
-    if (body !== '') headers.push(['Content-Type', 'application/sdp']);
+    const isTyped = headers.some(([name]) => name === 'Content-Type');
+    if (body !== '' && !isTyped) headers.push(['Content-Type', 'application/sdp']);
     const request: OutgoingRequest = {
       method,
       uri: options.uri ?? 'sip:us@10.0.0.1',

@@ -227,7 +227,7 @@ export class SimNetwork {
     for (let i = 0; i < copies; i += 1) {
       this.clock.timer(this.delayMs(), () => {
         const target = this.#ports.get(to);
-        target?.events.datagram(Buffer.from(text, 'latin1'), from.address, from.port);
+        target?.events.datagram(text, from.address, from.port);
       });
     }
   }

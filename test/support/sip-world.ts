@@ -1,6 +1,7 @@
 /**
  * One or more real endpoints on a simulated network, and scripted peers beside them.
  */
+import { type ErrorCode, GatewayError } from '../../src/core/errors.ts';
 import { silentLog } from '../../src/core/log.ts';
 import { Metrics } from '../../src/core/metrics.ts';
 import { Endpoint, type EndpointOptions } from '../../src/sip/endpoint.ts';
@@ -69,4 +70,21 @@ export class Witness {
       this.ends += 1;
     });
   }
+}
+
+/** Offers `sdp` within the call; the peer's answer, or what went wrong. */
+export function reoffered(session: Session, sdp: string): Promise<{ sdp: string }> {
+  return new Promise((resolve, reject) => {
+    const done = ({ sdp: answer }: { sdp: string }): void => {
+      session.off('reofferFailed', failed);
+      resolve({ sdp: answer });
+    };
+    const failed = ({ status, code }: { status: number; code: ErrorCode }): void => {
+      session.off('reoffered', done);
+      reject(new GatewayError(code, { status }));
+    };
+    session.once('reoffered', done);
+    session.once('reofferFailed', failed);
+    session.reoffer(sdp);
+  });
 }

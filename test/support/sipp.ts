@@ -27,6 +27,8 @@ export interface SippOptions {
   /** `@name@` in the scenario becomes the value: for what SIPp's own keywords do not reach. */
   readonly replace?: Readonly<Record<string, string>>;
   readonly transport?: 'u1' | 't1';
+  /** Where it is, for SIP and audio; 127.0.0.1 when absent. */
+  readonly address?: string;
   readonly timeoutSeconds: number;
   readonly extra?: readonly string[];
 }
@@ -52,12 +54,13 @@ export function startSipp(options: SippOptions): SippRun {
   const scenario = options.scenario.startsWith('builtin:')
     ? ['-sn', options.scenario.slice(8)]
     : ['-sf', writeScenario(folder, options)];
+  const { address: at = '127.0.0.1' } = options;
   const child = spawn(
     '/usr/bin/sipp',
     [
       ...(options.target ? [options.target] : []),
       ...scenario,
-      ...['-i', '127.0.0.1', '-mi', '127.0.0.1', '-p', String(options.port)],
+      ...['-i', at, '-mi', at, '-p', String(options.port)],
       ...['-t', options.transport ?? 'u1'],
       ...(options.mediaPort ? ['-mp', String(options.mediaPort)] : []),
       ...(options.calls ? ['-m', String(options.calls)] : []),

@@ -1,0 +1,417 @@
+/**
+ * Transfers on a whole gateway, with audio: who hears whom before and after, what each party is
+ * told, and what the application is. RFC 3515, 3891, 5589.
+ */
+import { existsSync } from 'node:fs';
+import t, { type Test } from 'tap';
+import { ADDON_PATH } from '../src/media/binding.ts';
+import { type AppServer, startAppServer } from './support/app-server.ts';
+import { startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
+import { delay, header, type Phone, type PhoneOptions, startPhone } from './support/phone.ts';
+import { hasSipp, startSipp } from './support/sipp.ts';
+import { tone, toneShare } from './support/sound.ts';
+
+const skip = existsSync(ADDON_PATH) ? false : 'the media addon is not built';
+
+const ALICE_HZ = 600;
+const BOB_HZ = 700;
+const CAROL_HZ = 1100;
+
+interface House {
+  readonly app: AppServer;
+  readonly gateway: TestGateway;
+  phone(options?: PhoneOptions): Promise<Phone>;
+}
+
+async function house(t: Test, environment: Record<string, string> = {}): Promise<House> {
+  const app = await startAppServer({ authToken: TEST_TOKEN });
+  const gateway = await startGateway({
+    TANDEM_APP_URL: `${app.base}/voice`,
+    TANDEM_APP_STATUS_CALLBACK_URL: `${app.base}/status`,
+    TANDEM_SIP_REFER: 'accept',
+    TANDEM_DRAIN_DEADLINE_MS: '0',
+    ...environment,
+  });
+  app.on('/status', () => '<Response/>');
+  const phones: Phone[] = [];
+  t.teardown(async () => {
+    await Promise.all(phones.map((phone) => phone.close()));
+    await gateway.stop();
+    await app.close();
+  });
+  return {
+    app,
+    gateway,
+    phone: async (options) => {
+      const phone = await startPhone(options);
+      phones.push(phone);
+      return phone;
+    },
+  };
+}
+
+/** `caller` dials through the application, which dials `callee`; they talk. */
+async function join(
+  { gateway, app }: House,
+  caller: Phone,
+  callee: Phone,
+  attributes = '',
+): Promise<void> {
+  const name = `to${callee.sipPort}`;
+  app.on('/voice', ({ params }) => {
+    const port = /to(\d+)/.exec(params.To ?? '')?.[1] ?? '';
+    return `<Response><Dial action="/dialled" ${attributes}><Sip>sip:x@127.0.0.1:${port}</Sip></Dial></Response>`;
+  });
+  app.on('/dialled', () => '<Response><Hangup/></Response>');
+  const answer = await caller.call(`sip:${name}@127.0.0.1`, gateway.sipPort);
+  t.match(answer.firstLine, '200');
+  await callee.waitFor(({ firstLine }) => firstLine.startsWith('ACK'));
+  await hearing([caller, callee]);
+}
+
+/** Until every phone hears something. */
+async function hearing(phones: readonly Phone[]): Promise<void> {
+  for (const phone of phones) phone.forget();
+  for (let tries = 0; tries < 60; tries += 1) {
+    if (phones.every((phone) => phone.heard().samples.length > 4000)) break;
+    await delay(50);
+  }
+}
+
+async function hears(
+  t: Test,
+  phone: Phone,
+  hz: number,
+  others: readonly number[],
+  share = 0.8,
+): Promise<void> {
+  phone.forget();
+  await delay(700);
+  const sound = phone.heard();
+  t.ok(toneShare(sound, hz) > share, `${phone.uri} hears ${hz} Hz: ${toneShare(sound, hz)}`);
+  for (const other of others) {
+    t.ok(toneShare(sound, other) < 0.1, `and not ${other} Hz: ${toneShare(sound, other)}`);
+  }
+}
+
+function gone(phone: Phone): Promise<unknown> {
+  return phone.waitFor(({ firstLine }) => firstLine.startsWith('BYE'));
+}
+
+function notifiedAs(phone: Phone, status: number): Promise<unknown> {
+  return phone.waitFor(({ firstLine, body }) => {
+    return firstLine.startsWith('NOTIFY') && body.startsWith(`SIP/2.0 ${status}`);
+  });
+}
+
+async function live({ gateway }: House): Promise<number> {
+  for (let tries = 0; tries < 60; tries += 1) {
+    const { json } = await gateway.rest('GET', 'Calls.json?Status=in-progress');
+    if (json.calls.length === 0) return 0;
+    await delay(50);
+  }
+  return (await gateway.rest('GET', 'Calls.json?Status=in-progress')).json.calls.length;
+}
+
+function alice({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
+  return phone({ user: 'alice', sound: tone(ALICE_HZ, 1), ...more });
+}
+
+function bob({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
+  return phone({ user: 'bob', sound: tone(BOB_HZ, 1), ...more });
+}
+
+function carol({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
+  return phone({ user: 'carol', sound: tone(CAROL_HZ, 1), ...more });
+}
+
+for (const side of ['callee', 'caller'] as const) {
+  t.test(
+    `blind transfer by the ${side}: the other two talk, he is told`,
+    { skip, timeout: 25_000 },
+    async (t) => {
+      const scene = await house(t);
+      const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
+      if (side === 'callee') await join(scene, b, a);
+      else await join(scene, a, b);
+      await hears(t, b, ALICE_HZ, [CAROL_HZ]);
+
+      const answer = await a.refer(`<${c.uri}>`, `Referred-By: <${a.uri}>`);
+      t.match(answer.firstLine, '202');
+      const invite = await c.waitFor(({ firstLine }) => firstLine.startsWith('INVITE'));
+      t.equal(header(invite, 'referred-by'), `<${a.uri}>`);
+      await notifiedAs(a, 200);
+      await gone(a);
+      t.match(a.notified[0], 'SIP/2.0 100 Trying');
+      t.equal(a.notified.at(-1), 'SIP/2.0 200 OK');
+      await hearing([b, c]);
+      await hears(t, b, CAROL_HZ, [ALICE_HZ]);
+      await hears(t, c, BOB_HZ, [ALICE_HZ]);
+
+      if (side === 'callee') {
+        c.hangup();
+        const { params } = await scene.app.waitFor('/dialled');
+        t.match(params, { DialCallStatus: 'completed', DialBridged: 'true' });
+      } else {
+        b.hangup();
+      }
+      await gone(side === 'callee' ? b : c);
+      t.equal(await live(scene), 0);
+    },
+  );
+}
+
+t.test(
+  'a blind transfer that fails leaves the two as they were',
+  { skip, timeout: 25_000 },
+  async (t) => {
+    const scene = await house(t);
+    const [a, b] = [await alice(scene), await bob(scene)];
+    const c = await carol(scene, { onInvite: 486 });
+    await join(scene, b, a);
+
+    await a.refer(`<${c.uri}>`);
+    await notifiedAs(a, 486);
+    t.notOk(a.notified.some((line) => line.startsWith('SIP/2.0 2')));
+    await hears(t, b, ALICE_HZ, []);
+    await hears(t, a, BOB_HZ, []);
+    t.match((await a.refer('<sip:nobody@192.0.2.1>')).firstLine, '202');
+    await a.waitFor(({ firstLine, body }) => {
+      return firstLine.startsWith('NOTIFY') && /^SIP\/2\.0 (?!486)[3-6]/.test(body);
+    });
+    await hears(t, a, BOB_HZ, []);
+    a.hangup();
+    await gone(b);
+    t.equal(await live(scene), 0);
+  },
+);
+
+for (const side of ['callee', 'caller'] as const) {
+  t.test(
+    `who refers and hangs up at once (${side}) leaves them to talk`,
+    { skip, timeout: 25_000 },
+    async (t) => {
+      const scene = await house(t);
+      const [a, b] = [await alice(scene), await bob(scene)];
+      const c = await carol(scene, { onInvite: 'ring' });
+      if (side === 'callee') await join(scene, b, a);
+      else await join(scene, a, b);
+
+      await a.refer(`<${c.uri}>`);
+      a.hangup();
+      await c.waitFor(({ firstLine }) => firstLine.startsWith('INVITE'));
+      await delay(300);
+      await hears(t, b, 480, [ALICE_HZ], 0.3);
+      c.answer();
+      await hearing([b, c]);
+      await hears(t, b, CAROL_HZ, [ALICE_HZ]);
+      await hears(t, c, BOB_HZ, [ALICE_HZ]);
+      await notifiedAs(a, 200);
+      c.hangup();
+      await gone(b);
+      t.equal(await live(scene), 0);
+    },
+  );
+}
+
+t.test(
+  'who is left while it rings, and it fails, is let go',
+  { skip, timeout: 25_000 },
+  async (t) => {
+    const scene = await house(t);
+    const [a, b] = [await alice(scene), await bob(scene)];
+    const c = await carol(scene, { onInvite: 'ring' });
+    await join(scene, a, b);
+    await a.refer(`<${c.uri}>`);
+    a.hangup();
+    await c.waitFor(({ firstLine }) => firstLine.startsWith('INVITE'));
+    await delay(200);
+    c.onInvite = 486;
+    b.hangup();
+    await c.waitFor(({ firstLine }) => firstLine.startsWith('CANCEL'));
+    t.equal(await live(scene), 0);
+  },
+);
+
+for (const ways of ['called by one', 'calling both', 'called by both'] as const) {
+  t.test(
+    `attended transfer between three phones, ${ways}`,
+    { skip, timeout: 25_000 },
+    async (t) => {
+      const scene = await house(t);
+      // One telephone with two lines: two phones with one voice.
+      const [first, second] = [await alice(scene), await alice(scene)];
+      const [b, c] = [await bob(scene), await carol(scene)];
+      if (ways === 'calling both') await join(scene, first, b);
+      else await join(scene, b, first);
+      if (ways === 'called by both') await join(scene, c, second);
+      else await join(scene, second, c);
+      await hears(t, b, ALICE_HZ, [CAROL_HZ]);
+      await hears(t, first, BOB_HZ, [CAROL_HZ]);
+      await hears(t, second, CAROL_HZ, [BOB_HZ]);
+      await hears(t, c, ALICE_HZ, [BOB_HZ]);
+
+      const named = encodeURIComponent(second.replaces);
+      const answer = await first.refer(
+        `<sip:x@127.0.0.1:${scene.gateway.sipPort}?Replaces=${named}>`,
+      );
+      t.match(answer.firstLine, '202');
+      await notifiedAs(first, 200);
+      await Promise.all([gone(first), gone(second)]);
+      await hearing([b, c]);
+      await hears(t, b, CAROL_HZ, [ALICE_HZ]);
+      await hears(t, c, BOB_HZ, [ALICE_HZ]);
+      const invites = c.received.filter(({ firstLine }) => firstLine.startsWith('INVITE'));
+      t.equal(invites.length, ways === 'called by both' ? 0 : 1, 'nobody is called again');
+
+      b.hangup();
+      await gone(c);
+      t.equal(await live(scene), 0);
+      for (let tries = 0; tries < 40 && scene.app.seen.length < 4; tries += 1) await delay(50);
+      t.ok(
+        scene.app.seen.some(({ params }) => params.CallStatus === 'completed'),
+        'and the app',
+      );
+    },
+  );
+}
+
+t.test(
+  'Replaces of somebody else’s dialog goes into our INVITE',
+  { skip, timeout: 25_000 },
+  async (t) => {
+    const scene = await house(t);
+    const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
+    await join(scene, b, a);
+    const named = encodeURIComponent('other@there;to-tag=x;from-tag=y');
+    await a.refer(`<${c.uri}?Replaces=${named}>`);
+    const invite = await c.waitFor(({ firstLine }) => firstLine.startsWith('INVITE'));
+    t.equal(header(invite, 'replaces'), 'other@there;to-tag=x;from-tag=y');
+    t.equal(header(invite, 'require'), 'replaces');
+    await notifiedAs(a, 200);
+    await gone(a);
+  },
+);
+
+t.test('an INVITE with Replaces takes a place in a call', { skip, timeout: 25_000 }, async (t) => {
+  const scene = await house(t);
+  const [a, b] = [await alice(scene), await bob(scene)];
+  await join(scene, b, a);
+  const c = await carol(scene, { headers: [`Replaces: ${a.replaces}`, 'Require: replaces'] });
+  const answer = await c.call(`sip:127.0.0.1:${scene.gateway.sipPort}`, scene.gateway.sipPort);
+  t.match(answer.firstLine, '200');
+  await gone(a);
+  await hearing([b, c]);
+  await hears(t, b, CAROL_HZ, [ALICE_HZ]);
+  await hears(t, c, BOB_HZ, [ALICE_HZ]);
+  const stale = await bob(scene, {
+    headers: [`Replaces: ${a.replaces || 'x;to-tag=1;from-tag=2'}`],
+  });
+  const refused = await stale.call(`sip:127.0.0.1:${scene.gateway.sipPort}`, scene.gateway.sipPort);
+  t.match(refused.firstLine, /481|603|400/);
+  b.hangup();
+  await gone(c);
+  t.equal(await live(scene), 0);
+});
+
+t.test('where policy refuses, nothing changes', { skip, timeout: 25_000 }, async (t) => {
+  const scene = await house(t, { TANDEM_SIP_REFER: 'refuse' });
+  const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
+  await join(scene, b, a);
+  t.match((await a.refer(`<${c.uri}>`)).firstLine, '603');
+  t.equal(c.received.length, 0);
+  await hears(t, b, ALICE_HZ, []);
+});
+
+t.test('the application decides: referUrl', { skip, timeout: 25_000 }, async (t) => {
+  const scene = await house(t, { TANDEM_SIP_REFER: 'application' });
+  for (const side of ['callee', 'caller'] as const) {
+    const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
+    scene.app.on('/refer', () => `<Response><Dial><Sip>${c.uri}</Sip></Dial></Response>`);
+    const attributes = 'referUrl="/refer"';
+    if (side === 'callee') await join(scene, b, a, attributes);
+    else await join(scene, a, b, attributes);
+    const count = scene.app.seen.length;
+    t.match((await a.refer('<sip:elsewhere@example.com>')).firstLine, '202');
+    const { params } = await scene.app.waitFor('/refer', (request) => {
+      return scene.app.seen.indexOf(request) >= count;
+    });
+    t.equal(params.ReferTransferTarget, 'sip:elsewhere@example.com');
+    await notifiedAs(a, 200);
+    await gone(a);
+    await hearing([b, c]);
+    await hears(t, b, CAROL_HZ, [ALICE_HZ]);
+    c.hangup();
+    await gone(b);
+  }
+  const [a, b] = [await alice(scene), await bob(scene)];
+  await join(scene, b, a);
+  t.match((await a.refer('<sip:elsewhere@example.com>')).firstLine, '603', 'without referUrl');
+  const { json } = await scene.gateway.rest('GET', 'Notifications.json');
+  t.ok(json.notifications.some((one: { error_code: string }) => one.error_code === '13802'));
+  await hears(t, b, ALICE_HZ, []);
+});
+
+t.test(
+  '<Refer> hands the caller over, and says how it went',
+  { skip, timeout: 25_000 },
+  async (t) => {
+    const scene = await house(t);
+    const { app, gateway } = scene;
+    app.on('/voice', () => {
+      return '<Response><Refer action="/referred"><Sip>sip:carol@example.com?X-Why=1</Sip></Refer></Response>';
+    });
+    app.on('/referred', () => '<Response><Hangup/></Response>');
+    const result = async (phone: Phone, more: (p: Phone) => Promise<void>): Promise<object> => {
+      const count = app.seen.length;
+      await phone.call('sip:+15550200@127.0.0.1', gateway.sipPort);
+      const refer = await phone.waitFor(({ firstLine }) => firstLine.startsWith('REFER'));
+      t.equal(header(refer, 'refer-to'), '<sip:carol@example.com?X-Why=1>');
+      await more(phone);
+      const { params } = await app.waitFor('/referred', (one) => app.seen.indexOf(one) >= count);
+      return params;
+    };
+
+    const took = await result(await alice(scene), async (phone) => {
+      phone.notify('SIP/2.0 100 Trying', 'active;expires=60');
+      phone.notify('SIP/2.0 200 OK', 'terminated;reason=noresource');
+      await gone(phone);
+    });
+    t.match(took, {
+      ReferCallStatus: 'in-progress',
+      ReferSipResponseCode: '202',
+      NotifySipResponseCode: '200',
+    });
+    const busy = await result(await alice(scene), async (phone) => {
+      phone.notify('SIP/2.0 486 Busy Here', 'terminated;reason=noresource');
+    });
+    t.match(busy, { ReferCallStatus: 'busy', NotifySipResponseCode: '486' });
+    const refused = await result(await alice(scene, { onRefer: 405 }), async () => undefined);
+    t.match(refused, { ReferCallStatus: 'failed', ReferSipResponseCode: '405' });
+    t.notOk('NotifySipResponseCode' in refused);
+  },
+);
+
+const SIPP_SKIP = skip || (hasSipp() ? false : 'SIPp is not installed');
+
+t.test('SIPp refers: taken and refused', { skip: SIPP_SKIP }, async (t) => {
+  for (const [policy, scenario] of [
+    ['accept', 'refer-taken'],
+    ['refuse', 'refer-refused'],
+  ] as const) {
+    const scene = await house(t, { TANDEM_SIP_REFER: policy });
+    const [b, c] = [await bob(scene), await carol(scene)];
+    scene.app.on('/voice', () => `<Response><Dial><Sip>${b.uri}</Sip></Dial></Response>`);
+    const run = startSipp({
+      scenario,
+      port: 5900 + Math.floor(Math.random() * 90),
+      target: `127.0.0.1:${scene.gateway.sipPort}`,
+      calls: 1,
+      service: '+15550200',
+      replace: { target: c.uri },
+      timeoutSeconds: 20,
+    });
+    const { code, output } = await run.done;
+    t.equal(code, 0, output);
+  }
+});
