@@ -30,9 +30,10 @@ import {
 } from './trunk.ts';
 import { KAMAILIO_WORK, PHONES, prepare, TANDEM_WORK, WORKS, type WorkName } from './works.ts';
 
-const RING_P95_MS_MAX = 10;
-/** Of Kamailio's cost. */
-const RATIO_MAX = 3;
+/** Up to 200 calls per second. */
+const RING_P95_MS_MAX = 5;
+/** Of Kamailio's cost: what a first version may take, and where it has to come to. */
+const RATIOS_MAX = [3, 1.6] as const;
 /** Records are written, and transactions end, after a call did (RFC 3261 timers I, J, K: T4). */
 const SETTLE_MS = 2000;
 /**
@@ -161,11 +162,11 @@ function report(runs: readonly Run[], work: WorkName): void {
       `INVITE to 180, p95: ${p95Ms} ms (at most ${RING_P95_MS_MAX})`,
     );
   }
-  verdict(
-    ratio <= RATIO_MAX,
-    `a ${unit} costs ${ratio.toFixed(2)} of kamailio (${ours['CPU ms each'].toFixed(2)} against ` +
-      `${theirs['CPU ms each'].toFixed(2)} CPU ms; at most ${RATIO_MAX})`,
-  );
+  const costs = `${ours['CPU ms each'].toFixed(2)} against ${theirs['CPU ms each'].toFixed(2)}`;
+  for (const most of RATIOS_MAX) {
+    const what = `a ${unit} costs ${ratio.toFixed(2)} of kamailio (${costs} CPU ms; at most ${most})`;
+    verdict(ratio <= most, what);
+  }
 }
 
 async function bench(rounds: number, load: Load, limitSeconds: number): Promise<void> {

@@ -17,6 +17,8 @@ import { endWithin, printTable, skipBench, sleepMs, verdict } from './measure.ts
 import { endWithUs, NUMBER, startAnswerer, startTrunkedGateway } from './trunk.ts';
 
 const IDLE_KB_PER_CALL_MAX = 150;
+/** Where a standing pair of dialogs has to come to. */
+const PAIR_KB_MAX = 20;
 /** 1 MB of live JavaScript in 10,000 calls: less than one small object forgotten of each. */
 const HEAP_BYTES_PER_CALL_MAX = 105;
 /**
@@ -134,6 +136,10 @@ async function measureIdle(
     perCall <= IDLE_KB_PER_CALL_MAX && atMost <= IDLE_KB_PER_CALL_MAX,
     `an idle bridged call weighs ${perCall.toFixed(1)} kB; with the garbage of its set-up ` +
       `${atMost.toFixed(1)} kB (at most ${IDLE_KB_PER_CALL_MAX})`,
+  );
+  verdict(
+    perCall <= PAIR_KB_MAX,
+    `a standing pair of dialogs weighs ${perCall.toFixed(1)} kB (at most ${PAIR_KB_MAX})`,
   );
 }
 

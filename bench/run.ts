@@ -8,11 +8,14 @@ import { fileURLToPath } from 'node:url';
 const BENCHES = [
   ['parser'],
   ['calls'],
+  ['calls', '--rate', '200'],
   ['calls', '--transport', 'tcp'],
   ['calls', '--work', 'app'],
   ['calls', '--work', 'register'],
   ['media'],
   ['memory'],
+  ['flood'],
+  ['overload'],
 ] as const;
 
 let missed = 0;

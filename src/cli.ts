@@ -208,7 +208,11 @@ async function explainCall(config: Config, values: Values): Promise<number> {
   const form = new URLSearchParams({ To: to, From: from ?? '' });
   if (source !== undefined) form.set('Source', source);
   if (transport !== undefined) form.set('Transport', transport);
-  if (sdp !== undefined) form.set('Sdp', readSdp(sdp));
+  if (sdp !== undefined) {
+    const offer = readSdp(sdp);
+    if (offer === null) return 2;
+    form.set('Sdp', offer);
+  }
   const found = (await rest(config, 'POST', 'Explain.json', form)) as ExplainedCall;
   process.stdout.write(
     values.json === true ? `${JSON.stringify(found, null, 2)}\n` : formatExplanation(found),
@@ -223,10 +227,23 @@ async function drainNode(config: Config, isUndone: boolean): Promise<number> {
   return 0;
 }
 
-/** Lines end as SDP has them, however the file was saved (RFC 8866 §5). */
-function readSdp(file: string): string {
-  return readFileSync(file, 'utf8').replace(/\r?\n/g, '\r\n');
+/** Lines end as SDP has them, however the file was saved (RFC 8866 §5). Null says why not. */
+function readSdp(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8').replace(/\r?\n/g, '\r\n');
+  } catch (thrown) {
+    const code = thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '';
+    const problem = UNREADABLE[code] ?? `it cannot be read (${code})`;
+    process.stderr.write(`tandem: --sdp ${file}: ${problem}\n`);
+    return null;
+  }
 }
+
+const UNREADABLE: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file',
+  EISDIR: 'that is a directory',
+  EACCES: 'it may not be read',
+};
 
 /** Of the account's resources. */
 function rest(

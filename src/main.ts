@@ -159,8 +159,8 @@ function createSignaling(
 
 async function createNode(parts: NodeParts): Promise<Node> {
   const { trace, bus, journal } = createRecords(parts);
-  const routes = createRoutes(parts);
   const registry = new Registry({ ...parts, journal, bus });
+  const routes = createRoutes(parts, registry);
   const { endpoint, routing, load } = createSignaling(parts, { routes, trace, registry, bus });
   const phones = joinRegistry({ ...parts, registry, endpoint, ...routing, journal, routes });
   const { contacts } = phones;

@@ -75,7 +75,7 @@ t.test('SIPp asks', { skip }, async (t) => {
       ['OPTIONS', `${hops}\nRequire: magic`, '420', 'Unsupported: magic'],
       ['MESSAGE', hops, '405', 'Allow: [A-Z, ]*INVITE'],
       ['SUBSCRIBE', `${hops}\nEvent: presence`, '489', 'Allow-Events'],
-      ['PUBLISH', `${hops}\nEvent: presence`, '489', 'Allow-Events'],
+      ['PUBLISH', `${hops}\nEvent: presence`, '405', 'Allow: [A-Z, ]*INVITE'],
       ['NOTIFY', `${hops}\nEvent: refer\nSubscription-State: active`, '481', ANYTHING],
       ['REFER', `${hops}\nRefer-To: <sip:a@b.example>`, '403', ANYTHING],
       ['REGISTER', hops, '405', ANYTHING],

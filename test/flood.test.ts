@@ -9,7 +9,7 @@ import { ADDON_PATH } from '../src/media/binding.ts';
 import { flooded } from './support/flood.ts';
 import { hasSipp } from './support/sipp.ts';
 
-const SECONDS = Number(process.env.FLOOD_SECONDS ?? 15);
+const SECONDS = Number(process.env.FLOOD_SECONDS ?? 8);
 const LOAD = { seconds: SECONDS, callsPerSecond: 20, invitesPerSecond: 5000, sources: 500 };
 /** What the rings of the calls' records differ by from one time to the next. */
 const HEAP_NOISE_BYTES = 3 * 2 ** 20;

@@ -11,8 +11,10 @@ import { Secret, silentLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
 import { type AccountSid, newSid } from '../src/core/sid.ts';
 import type { AuthVerdict } from '../src/sip/challenge.ts';
+import { DigestProver } from '../src/sip/digest-prover.ts';
 import type { SipMessage } from '../src/sip/message.ts';
 import { parseMessage } from '../src/sip/parser.ts';
+import { DEFAULT_REGISTRAR } from '../src/sip/registrar-options.ts';
 import { DEFAULT_STORE } from '../src/store/sql.ts';
 import { openSqlite } from '../src/store/sqlite.ts';
 import type { TrunkRow } from '../src/store/store.ts';
@@ -144,9 +146,12 @@ t.test('what a caller has proven is what its name and password prove, and no mor
   const accounts = ['TK1', 'TK2', 'TK3'].map((sid, index) => {
     return { sid, password: new Secret(index === 1 ? 'other' : PASSWORD) };
   });
-  const digest = new InboundDigest({ clock: realClock, realm: 'r' });
+  const digest = new InboundDigest({ clock: realClock, realm: 'r', prover: newProver() });
   const prove = (of: typeof accounts) =>
-    proveTo((sent) => digest.authenticate(sent, (name) => (name === USER ? of : [])), '+491');
+    proveTo(
+      (sent) => digest.authenticate(sent, SOURCE, null, (name) => (name === USER ? of : [])),
+      '+491',
+    );
 
   t.same(prove(accounts), { kind: 'accept', identity: 'TK1 TK3' });
   t.same(prove(accounts.slice(1)), { kind: 'accept', identity: 'TK3' });
@@ -154,13 +159,18 @@ t.test('what a caller has proven is what its name and password prove, and no mor
   t.match(prove([]), { kind: 'challenge' });
 });
 
+function newProver(): DigestProver {
+  const secret = new Secret('k');
+  return new DigestProver({ clock: realClock, log: silentLog, secret, options: DEFAULT_REGISTRAR });
+}
+
 const SOURCE = { transport: 'udp', address: '192.0.2.1', port: 5060 } as const;
 
 /** Asks, is challenged, and asks again with that; the last verdict. */
 function proveTo(authenticate: (sent: SipMessage) => AuthVerdict, user: string): AuthVerdict {
   const verdict = authenticate(request(user, ''));
   if (verdict.kind !== 'challenge') throw verdict;
-  const [challenge = ''] = verdict.server.challenge();
+  const [challenge = ''] = verdict.server.challenge(false, SOURCE.address);
   const given = { challenge, username: USER, password: PASSWORD, algorithm: 'SHA-256' } as const;
   return authenticate(request(user, authorization(given)));
 }
@@ -208,7 +218,8 @@ async function tableOver(
   const rows = trunks(sids);
   for (const row of rows) await store.trunks.save(row);
   const options = { ...DEFAULT_ROUTE_TABLE, realm: 'r', trustedSources: [] };
-  const table = new StoreRouteTable({ store, clock: realClock, log: silentLog, options });
+  const parts = { store, clock: realClock, log: silentLog, prover: newProver(), options };
+  const table = new StoreRouteTable(parts);
   await table.start();
   const query = {
     source: SOURCE,

@@ -55,7 +55,7 @@ t.test('what is not followed', async (t) => {
     return groups.length > 0 ? groups.length : why;
   };
   t.equal(look(moved(one)), 1);
-  t.match(look(moved(one), group('refuse')), /not followed: sip:a@else/);
+  t.match(look(moved(one), group('refuse')), /not followed: <sip:a@else/);
   t.match(look(moved('<sip:+4930@gw.example:5060>')), /loops/);
   t.equal(look(moved(one, 305)), '');
   t.equal(look(moved(one, 380)), '');

@@ -11,6 +11,7 @@ import { DigestClient, DigestServer } from '../src/sip/digest.ts';
 import { Endpoint } from '../src/sip/endpoint.ts';
 import { parseUri } from '../src/sip/message.ts';
 import { isPrivate, isUnicast, Resolver } from '../src/sip/resolver.ts';
+import { DEFAULT_SESSION_TIMER } from '../src/sip/session-timer.ts';
 import type { StreamSocket } from '../src/sip/sockets.ts';
 import { DEFAULT_TRANSPORT, type TraceMessage } from '../src/sip/transport.ts';
 import { type ScriptPeer, SDP } from './support/script-peer.ts';
@@ -79,7 +80,7 @@ t.test('requests outside a dialog', async (t) => {
       ['MESSAGE', 405],
       ['SUBSCRIBE', 489],
       ['NOTIFY', 481],
-      ['PUBLISH', 489],
+      ['PUBLISH', 405],
       ['REFER', 403],
       ['PRACK', 481],
       ['UPDATE', 481],
@@ -202,6 +203,7 @@ t.test('digest', async (t) => {
         authenticate: () => ({
           kind: 'challenge',
           server,
+          peer: '10.0.0.2',
           accountOf: (username) => (username === 'alice' ? { password } : null),
         }),
       },
@@ -266,6 +268,43 @@ t.test('digest', async (t) => {
     await refusing.pass(5);
     t.same(refusing.peer.heard, ['403 INVITE']);
   });
+});
+
+t.test('OPTIONS and Allow tell what an INVITE from there would be told', async (t) => {
+  const { us, world, pass } = await scene(t, {
+    policy: {
+      sessionPolicyOf: (_request, { address }) => ({
+        reliable: address === '10.0.0.3' ? 'off' : 'support',
+        sessionTimer: { ...DEFAULT_SESSION_TIMER, mode: 'off' },
+        refer: address === '10.0.0.3' ? 'accept' : 'refuse',
+      }),
+    },
+  });
+  const methods = 'INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, NOTIFY';
+  for (const [address, allow, supported, events] of [
+    ['10.0.0.3', `${methods}, REFER, SUBSCRIBE`, 'replaces, norefersub', 'refer'],
+    ['10.0.0.4', methods, '100rel', undefined],
+  ] as const) {
+    const peer = await world.peer(address);
+    peer.request({ method: 'OPTIONS' });
+    peer.request({ method: 'PUBLISH' });
+    await pass(5);
+    const told = peer.last('200 OPTIONS');
+    t.equal(told.header('Allow'), allow);
+    t.equal(told.header('Supported'), supported);
+    t.equal(told.header('Allow-Events'), events);
+    t.equal(peer.last('405 PUBLISH').header('Allow'), allow);
+  }
+  t.equal(us.counts.serverTransactions, 0);
+});
+
+t.test('what is sips and comes in the clear is refused', async (t) => {
+  const { us, peer, pass } = await scene(t);
+  us.on('invite', (session) => session.accept(SDP));
+  peer.request({ method: 'INVITE', uri: 'sips:us@10.0.0.1', body: SDP });
+  peer.request({ method: 'OPTIONS', uri: 'SIPS:us@10.0.0.1', callId: 'o' });
+  await pass(5);
+  t.same(peer.heard, ['403 INVITE', '403 OPTIONS']);
 });
 
 t.test('where answers go', async (t) => {

@@ -107,11 +107,13 @@ const SHAPES: Readonly<Record<string, (bytes: number) => string>> = {
   'empty lines': (n) => '\r\n'.repeat(n / 2) + invite(''),
 };
 
+const SOURCE = { transport: 'udp', address: '10.0.0.2', port: 5060 } as const;
+
 /** Everything that is done with a message before somebody is known to have sent it. */
 function read(data: Buffer): void {
   const result = parseMessage(data.toString('latin1'), { stream: false });
   if (!result.ok) refusalOf(result, 'tag');
-  else if (screen(result.message) === null) readInvite(result.message);
+  else if (screen(result.message, SOURCE, () => []) === null) readInvite(result.message);
   const framer = new StreamFramer();
   for (const item of framer.push(data)) {
     if (item.kind === 'message') parseMessage(item.text, { stream: true });
@@ -122,7 +124,7 @@ function readInvite(message: SipMessage): void {
   message.receivedFrom('10.0.0.2', 5060);
   screenInvite(message);
   readOffer(message);
-  authenticate(message, { kind: 'challenge', server, accountOf: () => null });
+  authenticate(message, { kind: 'challenge', server, peer: '', accountOf: () => null });
   try {
     dialogOfRequest(message, 'tag');
   } catch {

@@ -18,7 +18,7 @@ import { realClock, sleep } from '../src/core/clock.ts';
 import { namesHost, wildcardOf } from '../src/sip/certificate-names.ts';
 import { parseUri } from '../src/sip/message.ts';
 import { Resolver } from '../src/sip/resolver.ts';
-import type { Session } from '../src/sip/session.ts';
+import type { Session, SessionRecord } from '../src/sip/session.ts';
 import { Authority, type Pair, replace } from './support/certificates.ts';
 import { SDP } from './support/script-peer.ts';
 import { Witness } from './support/sip-world.ts';
@@ -129,6 +129,36 @@ t.test('a call', async (t) => {
       t.equal(await us.metric('tandem_sip_connections{transport="tls"}'), 1);
     });
   }
+
+  t.test('Contact is sips where the call is, on both sides, and stays so', async (t) => {
+    const us = await stage(t, SERVER);
+    const them = await stage(t, SERVER);
+    for (const scheme of ['sip', 'sips'] as const) {
+      const sent: string[] = [];
+      const records: SessionRecord[] = [];
+      const keep = (session: Session): void => {
+        sent.push(session.request?.header('Contact') ?? '');
+        session.on('acknowledged', () => records.push(session.record()));
+      };
+      const params = scheme === 'sip' ? ';transport=tls' : '';
+      them.endpoint.removeAllListeners('invite');
+      them.endpoint.on('invite', (session) => {
+        keep(session);
+        session.accept(SDP);
+        session.on('acknowledged', () => session.hangup());
+      });
+      const uri = `${scheme}:x@localhost:${them.port('tls')}${params}`;
+      const session = us.endpoint.invite({ uri, from: { uri: 'sip:us@localhost' }, sdp: SDP });
+      session.on('answered', () => records.push(session.record()));
+      await new Promise((resolve) => session.once('ended', resolve));
+      t.match(sent[0], new RegExp(`^<${scheme}:127`));
+      t.equal(records.length, 2);
+      for (const record of records) {
+        t.match(record.remoteTarget, new RegExp(`^${scheme}:127`));
+        t.equal(record.isSips === true, scheme === 'sips');
+      }
+    }
+  });
 
   t.test('what is sips, or too large for a datagram, never goes in the clear', async (t) => {
     const us = await stage(t, { listen: ['udp', 'tcp'] });
@@ -542,7 +572,7 @@ t.test('which connection leads to a peer', async (t) => {
     });
     t.ok(await until(() => peer.received.startsWith('INVITE sips:them@localhost:5999')));
     t.match(peer.received, /^Via: SIP\/2\.0\/TLS 127\.0\.0\.1:\d+;branch=\w+;rport;alias\r$/m);
-    t.match(peer.received, /^Contact: <sip:127\.0\.0\.1:\d+;transport=tls>\r$/m);
+    t.match(peer.received, /^Contact: <sips:127\.0\.0\.1:\d+>\r$/m);
     t.equal(us.endpoint.counts.connections, 1);
   });
 });

@@ -5,14 +5,16 @@
 import t, { type Test } from 'tap';
 import { CONFIG_ROWS } from '../src/core/config-table.ts';
 import type { Log } from '../src/core/log.ts';
-import { silentLog } from '../src/core/log.ts';
+import { Secret, silentLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
+import { DigestClient, DigestServer } from '../src/sip/digest.ts';
 import type { Endpoint, EndpointOptions } from '../src/sip/endpoint.ts';
 import { DEFAULT_GATE } from '../src/sip/gate.ts';
 import { parseMessage } from '../src/sip/parser.ts';
 import { isOfOurs } from '../src/sip/peek.ts';
 import { DEFAULT_TRUST, Trust } from '../src/sip/trust.ts';
 import { SDP } from './support/script-peer.ts';
+import { SEED, SimClock } from './support/sim.ts';
 import { SipWorld } from './support/sip-world.ts';
 
 const TRUNK = '10.0.0.7';
@@ -71,12 +73,12 @@ t.test('three classes: by address, by proof, by registration, and the rest', (t)
   t.end();
 });
 
-t.test('a stranger gets one answer in a window, and a repetition after it', async (t) => {
+t.test('a stranger gets one answer, and a repetition after a window, once', async (t) => {
   const { world, us, pass, dropped } = await scene(t);
   const peer = await world.peer('10.0.0.2');
   const branch = 'z9hG4bKsame';
   // Timer A: 0.5, 1.5, 3.5, 7.5 s. The answer to the first was lost on the way.
-  for (const waitMs of [500, 1000, 2000, 4000]) {
+  for (const waitMs of [500, 1000, 2000, 4000, 4000, 4000, 4000]) {
     peer.request({ method: 'INVITE', branch, body: SDP });
     await pass(waitMs);
   }
@@ -84,7 +86,7 @@ t.test('a stranger gets one answer in a window, and a repetition after it', asyn
   await pass(5);
   t.same(peer.heard, ['403 INVITE', '403 INVITE']);
   t.equal(peer.received[0]?.toTag, peer.received[1]?.toTag);
-  t.same(await dropped(), { answered: 3 });
+  t.same(await dropped(), { answered: 6 });
   t.equal(us.counts.serverTransactions + us.counts.sessions + us.counts.deadlines, 0);
 });
 
@@ -123,9 +125,67 @@ t.test('a slow asker is never silenced', async (t) => {
   const peer = await world.peer('10.0.0.2');
   for (let i = 0; i < 50; i += 1) {
     peer.request({ method: 'OPTIONS', callId: `o${i}` });
-    await pass(10_000);
+    await pass(DEFAULT_GATE.strangersAnsweredMs);
   }
   t.equal(peer.received.length, 50);
+});
+
+t.test('many slow strangers: one answer each, however slowly they ask', async (t) => {
+  const { world, us, pass } = await scene(t, { transport: { strangersBurst: 1e6 } });
+  const peers = await Promise.all(
+    Array.from({ length: 500 }, (_, i) => world.peer(`10.1.${i >> 8}.${i & 255}`)),
+  );
+  const headers: [string, string][] = [['Authorization', 'Digest nonce="made-up"']];
+  // 100 a second for 30 s: each asks every 5 s, always for something else.
+  for (let i = 0; i < 3000; i += 1) {
+    const more = i % 2 === 0 ? {} : { headers };
+    peers[i % 500]?.request({ method: 'INVITE', callId: `c${i}`, body: SDP, ...more });
+    await pass(10);
+  }
+  t.equal(Math.max(...peers.map((peer) => peer.received.length)), 1);
+  t.equal(Math.min(...peers.map((peer) => peer.received.length)), 1);
+  t.equal(us.counts.serverTransactions + us.counts.sessions, 0);
+  await pass(DEFAULT_GATE.strangersAnsweredMs);
+  peers[0]?.request({ method: 'INVITE', callId: 'later', body: SDP });
+  await pass(5);
+  t.equal(peers[0]?.received.length, 2, 'it is not for ever');
+});
+
+t.test('who answers a challenge is heard at once', async (t) => {
+  const clock = new SimClock({ seed: SEED });
+  const server = new DigestServer({ clock, realm: 'tandem', nonceSecret: new Secret('k') });
+  const password = new Secret('right');
+  const { world, us, pass } = await scene(t, {
+    policy: {
+      admit: () => null,
+      authenticate: () => ({
+        kind: 'challenge',
+        server,
+        accountOf: () => ({ password }),
+        peer: '',
+      }),
+    },
+  });
+  us.on('invite', (session) => session.reject(486));
+  const peer = await world.peer('10.0.0.2');
+  const answer = (word: string): [string, string][] => {
+    const client = new DigestClient({ clock, username: 'alice', password: new Secret(word) });
+    const challenges = peer.last('401 INVITE').headers('WWW-Authenticate');
+    const asked = { method: 'INVITE', uri: 'sip:us@10.0.0.1', body: SDP };
+    return [['Authorization', client.answer(challenges, asked) ?? '']];
+  };
+  peer.request({ method: 'INVITE', body: SDP });
+  await pass(5);
+  const old = answer('right');
+  peer.request({ method: 'INVITE', cseq: 2, body: SDP, headers: answer('wrong') });
+  await pass(5);
+  t.same(peer.heard, ['401 INVITE', '401 INVITE'], 'an attempt is answered');
+  peer.request({ method: 'INVITE', cseq: 3, body: SDP, headers: old });
+  await pass(5);
+  t.equal(peer.received.length, 2, 'of the last challenge only');
+  peer.request({ method: 'INVITE', cseq: 4, body: SDP, headers: answer('right') });
+  await pass(5);
+  t.equal(peer.heard.at(-1), '486 INVITE');
 });
 
 t.test('the scanners that are known are those that the configuration shows', (t) => {

@@ -272,7 +272,7 @@ t.test(
     const path = `Traces.json?CallId=${encodeURIComponent(callId)}`;
     const { json } = await gateway.rest('GET', path);
     t.match(json, { code: 'TRUNK_LIMIT', sip_status: 503, fault: 'carrier', call_sid: null });
-    t.match(json.verdict, /has 1 of 1 calls in: change Policy\.limits\.callsInMax of trunk TK/);
+    t.match(json.verdict, /has 1 of 1 calls in: change Policy\.limits\.callsInMax of that trunk/);
     caller.hangup();
   },
 );

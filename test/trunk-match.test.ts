@@ -10,6 +10,8 @@ import { realClock } from '../src/core/clock.ts';
 import { Secret, silentLog } from '../src/core/log.ts';
 import { Metrics } from '../src/core/metrics.ts';
 import { type AccountSid, newSid } from '../src/core/sid.ts';
+import { DigestProver } from '../src/sip/digest-prover.ts';
+import { DEFAULT_REGISTRAR } from '../src/sip/registrar-options.ts';
 import { DEFAULT_STORE } from '../src/store/sql.ts';
 import { openSqlite } from '../src/store/sqlite.ts';
 import type { Store, TrunkRow } from '../src/store/store.ts';
@@ -98,7 +100,10 @@ async function world(t: Test): Promise<World> {
     },
     async ask(change = {}) {
       const options = { ...DEFAULT_ROUTE_TABLE, realm: 'r', trustedSources: ['10.0.0.1'] };
-      const table = new StoreRouteTable({ store, clock: realClock, log: silentLog, options });
+      const base = { clock: realClock, log: silentLog };
+      const proving = { secret: new Secret('k'), options: DEFAULT_REGISTRAR };
+      const prover = new DigestProver({ ...base, ...proving });
+      const table = new StoreRouteTable({ ...base, store, prover, options });
       await table.start();
       const query: InboundQuery = {
         source: { transport: 'udp', address: '192.0.2.1', port: 5060 },

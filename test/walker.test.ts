@@ -5,8 +5,15 @@
  * in the end nothing is held, and each call has one record that can be true.
  */
 import t from 'tap';
-import { SEED } from './support/sim.ts';
+import { SEED as CHOSEN } from './support/sim.ts';
 import { shrink, told, type Walk, walk } from './support/walker.ts';
+
+/**
+ * The same walk every time, so that a failure is a change of ours; another one when it is asked
+ * for: `node test/walker.test.ts --random`, or TANDEM_SEED for one that failed.
+ */
+const isChosen = process.argv.includes('--random') || process.env.TANDEM_SEED !== undefined;
+const SEED = isChosen ? CHOSEN : 20_000;
 
 const DIALOGS = Number(process.env.TANDEM_WALKS ?? 20_000);
 /** Of one world: few enough to be made smaller soon when they fail. */
@@ -35,6 +42,7 @@ const MET: Readonly<Record<string, number>> = {
 };
 
 t.test(`${DIALOGS} random dialogs leave nothing behind, and one record each`, async (t) => {
+  t.comment(`seed ${SEED}`);
   const before = process.cpuUsage();
   const said = new Map<string, number>();
   const sum = { dialogs: 0, calls: 0, answered: 0 };
@@ -56,13 +64,18 @@ t.test(`${DIALOGS} random dialogs leave nothing behind, and one record each`, as
   const { dialogs, calls, answered } = sum;
   t.pass(`seed ${SEED}: ${dialogs} dialogs, ${calls} calls, ${answered} answered, nothing is left`);
   t.ok(cpuSeconds < CPU_SECONDS_MAX, `${cpuSeconds.toFixed(1)} s of CPU`);
-  const share = dialogs / 20_000;
   for (const [what, least] of Object.entries(MET)) {
     const count = said.get(what) ?? 0;
-    t.ok(count >= Math.floor(least * share), `${count} times ${what}`);
+    t.ok(count >= leastOf(least, dialogs / 20_000), `${count} times ${what}`);
   }
   t.ok(answered > calls / 4, 'enough of them were answered');
 });
+
+/** A short walk meets what is rare by chance: three standard deviations below its share will do. */
+function leastOf(least: number, share: number): number {
+  const expected = least * share;
+  return share >= 1 ? least : Math.max(0, Math.floor(expected - 3 * Math.sqrt(expected)));
+}
 
 function account(smallest: Walk, whole: Walk): string {
   // What goes wrong only in company is told by the whole.

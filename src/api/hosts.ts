@@ -37,13 +37,15 @@ export function hostProblem(name: string): string | null {
   return 'it must be letters, digits and "-" between dots';
 }
 
-/** Throws when another row than `ownSid` has one of the names. */
+/** Throws when a name is the node's own, or another row than `ownSid` has it. */
 export async function checkHosts(
-  store: Store,
+  { store, ownHosts }: { store: Store; ownHosts: ReadonlySet<string> },
   hosts: readonly string[],
   owner: { readonly sid: string | null; readonly code: 'SIP_DOMAIN_TAKEN' | 'TRUNK_DOMAIN_TAKEN' },
 ): Promise<void> {
   for (const name of new Set(hosts)) {
+    // Whoever had it would get every account's calls to this node.
+    if (ownHosts.has(name)) throw new GatewayError('SIP_DOMAIN_TAKEN', { name });
     const [trunks, claims, domains] = await Promise.all([
       store.trunks.all(HOLDERS_MAX, [{ field: 'domainName', op: '=', value: name }]),
       // With its quotes: a name within the list, not the end of another.

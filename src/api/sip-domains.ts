@@ -46,7 +46,13 @@ const CREATE = Type.Object({ ...SETTINGS, DomainName: Type.String() });
 const UPDATE = Type.Object({ ...SETTINGS, DomainName: optionalText });
 
 type Change = Partial<Omit<SipDomainRow, 'sid' | 'accountSid' | 'dateCreatedMs' | 'dateUpdatedMs'>>;
-type Parts = { store: Store; clock: Clock; limits: TrunkingLimits };
+interface Parts {
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly limits: TrunkingLimits;
+  /** Names of this node, which are no account's. */
+  readonly ownHosts: ReadonlySet<string>;
+}
 
 const BLANK: Omit<
   SipDomainRow,
@@ -133,7 +139,8 @@ function interpretDomain(given: Static<typeof UPDATE>): Change {
   };
 }
 
-function createDomain(kind: RowKind<SipDomainRow>, { store, clock, limits }: Parts): Resource {
+function createDomain(kind: RowKind<SipDomainRow>, parts: Parts): Resource {
+  const { clock, limits } = parts;
   return resource({
     method: 'POST',
     path: kind.path,
@@ -141,7 +148,7 @@ function createDomain(kind: RowKind<SipDomainRow>, { store, clock, limits }: Par
     idempotent: true,
     interpret: (given) => ({ ...interpretDomain(given), domainName: domainName(given.DomainName) }),
     async check(change, { account }) {
-      await checkHosts(store, [change.domainName], { sid: null, code: 'SIP_DOMAIN_TAKEN' });
+      await checkHosts(parts, [change.domainName], { sid: null, code: 'SIP_DOMAIN_TAKEN' });
       const { table } = kind;
       const limit = limits.domainsMax;
       await checkLimit({ table, accountSid: account.sid, limit, things: 'domains' });
@@ -158,7 +165,8 @@ function createDomain(kind: RowKind<SipDomainRow>, { store, clock, limits }: Par
   });
 }
 
-function updateDomain(kind: RowKind<SipDomainRow>, { store, clock }: Parts): Resource {
+function updateDomain(kind: RowKind<SipDomainRow>, parts: Parts): Resource {
+  const { clock } = parts;
   return resource({
     method: 'POST',
     path: `${kind.path}/:sid`,
@@ -167,7 +175,7 @@ function updateDomain(kind: RowKind<SipDomainRow>, { store, clock }: Parts): Res
     async check(change, request) {
       const row = await findRow(kind, request);
       const wanted = { ...row, ...change };
-      await checkHosts(store, [wanted.domainName], { sid: row.sid, code: 'SIP_DOMAIN_TAKEN' });
+      await checkHosts(parts, [wanted.domainName], { sid: row.sid, code: 'SIP_DOMAIN_TAKEN' });
       return wanted;
     },
     async act(changed) {

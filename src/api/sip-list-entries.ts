@@ -18,6 +18,7 @@ import type {
   Store,
   Table,
 } from '../store/store.ts';
+import { isWideBlock, TOO_WIDE } from './address-block.ts';
 import {
   asIs,
   created,
@@ -141,6 +142,14 @@ function addressBlock(
   return { ipAddress: ipAddress.toLowerCase(), cidrPrefixLength: given ?? bits };
 }
 
+function checkWidth(
+  { ipAddress, cidrPrefixLength }: Pick<AccessAddressRow, 'ipAddress' | 'cidrPrefixLength'>,
+  { wideAddressBlocks }: TrunkingLimits,
+): void {
+  if (wideAddressBlocks || !isWideBlock(`${ipAddress}/${cidrPrefixLength}`)) return;
+  throw badParameter('CidrPrefixLength', TOO_WIDE);
+}
+
 async function saveAddress(store: Store, row: AccessAddressRow): Promise<JsonObject> {
   const block = `${row.ipAddress}/${row.cidrPrefixLength}`;
   await store.accessAddresses
@@ -181,6 +190,7 @@ function addresses({ store, clock, limits }: Parts): readonly Resource[] {
     }),
     async check(wanted, request) {
       const list = await findRow(kind.list, request);
+      checkWidth(wanted, limits);
       await checkEntries(kind, list, limits.accessAddressesMax);
       return { ...wanted, accessListSid: list.sid };
     },
@@ -205,6 +215,7 @@ function addresses({ store, clock, limits }: Parts): readonly Resource[] {
       const prefix =
         CidrPrefixLength ?? (IpAddress === undefined ? row.cidrPrefixLength : undefined);
       const block = addressBlock(IpAddress ?? row.ipAddress, prefix);
+      checkWidth(block, limits);
       return { ...row, friendlyName: FriendlyName, ...block };
     },
     act: async (row) => ok(await saveAddress(store, { ...row, dateUpdatedMs: clock.nowMs() })),

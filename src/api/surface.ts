@@ -57,6 +57,8 @@ export interface RestParts {
   readonly admin?: AdminParts;
   /** Before every absolute address that is told. */
   readonly publicUrl: string;
+  /** Names of this node, which no account may claim; absent: it has none. */
+  readonly ownHosts?: ReadonlySet<string>;
   readonly options: RestOptions;
   readonly clock: Clock;
   readonly log: Log;
@@ -66,7 +68,8 @@ export function createRestApi(parts: RestParts): RestApi {
   const { store, clock, log, options } = parts;
   const health = parts.trunkHealth ?? null;
   const turns = new Turns();
-  const trunking = { store, clock, limits: options, publicUrl: parts.publicUrl };
+  const { publicUrl, ownHosts = new Set<string>() } = parts;
+  const trunking = { store, clock, limits: options, publicUrl, ownHosts };
   return new RestApi({
     resources: [
       ...accountResources(),

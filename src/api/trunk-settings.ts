@@ -7,6 +7,7 @@ import { GatewayError } from '../core/errors.ts';
 import type { AccountSid } from '../core/sid.ts';
 import type { Store, TrunkRow } from '../store/store.ts';
 import type { TrunkSettings } from '../store/trunk-row.ts';
+import { isWideBlock, TOO_WIDE } from './address-block.ts';
 import { checkHosts } from './hosts.ts';
 import { badParameter } from './parameters.ts';
 import type { TrunkingLimits } from './trunking-limits.ts';
@@ -14,25 +15,41 @@ import type { TrunkingLimits } from './trunking-limits.ts';
 export interface TrunkParts {
   readonly store: Store;
   readonly limits: TrunkingLimits;
+  /** Names of this node, which are no account's. */
+  readonly ownHosts: ReadonlySet<string>;
 }
 
 /** `former`: what the trunk is now, or null for a new one; what has not changed is not asked. */
 export async function checkTrunk(
-  { store, limits }: TrunkParts,
+  parts: TrunkParts,
   accountSid: AccountSid,
   wanted: TrunkSettings,
   former: TrunkRow | null,
 ): Promise<void> {
+  const { store, limits } = parts;
   checkCredentials(wanted);
+  checkBlocks(wanted, former, limits);
   await checkUsername(store, wanted, former);
   await checkLists({ store, accountSid, limit: limits.mappingsMax }, wanted, former);
   const hosts = [...(wanted.domainName ? [wanted.domainName] : []), ...wanted.inboundDomains];
   const known = new Set([former?.domainName, ...(former?.inboundDomains ?? [])]);
   await checkHosts(
-    store,
+    parts,
     hosts.filter((name) => !known.has(name)),
     { sid: former?.sid ?? null, code: 'TRUNK_DOMAIN_TAKEN' },
   );
+}
+
+/** Who comes from there is known to the whole node: a wide block would make strangers known. */
+function checkBlocks(
+  { inboundAddresses }: TrunkSettings,
+  former: TrunkRow | null,
+  { wideAddressBlocks }: TrunkingLimits,
+): void {
+  if (wideAddressBlocks) return;
+  const known = former?.inboundAddresses ?? [];
+  const wide = inboundAddresses.find((block) => !known.includes(block) && isWideBlock(block));
+  if (wide !== undefined) throw badParameter('InboundAddress', `"${wide}" ${TOO_WIDE}`);
 }
 
 /** A user without a password, or the reverse, would fail at the first challenge: say so now. */

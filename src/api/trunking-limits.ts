@@ -14,6 +14,8 @@ export interface TrunkingLimits {
   readonly credentialsMax: number;
   /** Lists that one trunk or domain refers to. */
   readonly mappingsMax: number;
+  /** Blocks of addresses may be of any width. */
+  readonly wideAddressBlocks: boolean;
 }
 
 /** The reference's, where it says so; a carrier's rate deck is some thousand prefixes. */
@@ -26,4 +28,5 @@ export const DEFAULT_TRUNKING_LIMITS: TrunkingLimits = {
   credentialListsMax: 100,
   credentialsMax: 1_000,
   mappingsMax: 100,
+  wideAddressBlocks: false,
 };

@@ -50,8 +50,24 @@ export class Decisions {
     for (const decision of decisions) this.#add(decision);
   }
 
+  /** What failed of a step does not matter, for `why`; false when nothing did. */
+  overrule(step: DecisionStep, why: string): boolean {
+    let isDone = false;
+    for (const [index, one] of this.#list.entries()) {
+      if (one.step !== step || one.ok) continue;
+      this.#list[index] = { step, ok: true, what: short(`${one.what}, ${why}`), fix: '' };
+      isDone = true;
+    }
+    return isDone;
+  }
+
+  /** Once: the ways through one trunk are all judged the same. */
   #add(decision: Decision): void {
-    if (this.#list.length < DECISIONS_MAX) this.#list.push(decision);
+    const { step, ok, what, fix } = decision;
+    const isTold = this.#list.some(
+      (one) => one.step === step && one.ok === ok && one.what === what && one.fix === fix,
+    );
+    if (!isTold && this.#list.length < DECISIONS_MAX) this.#list.push(decision);
   }
 }
 
@@ -60,9 +76,15 @@ export function firstFailure(decisions: readonly Decision[]): Decision | null {
   return decisions.find(({ ok }) => !ok) ?? null;
 }
 
-/** For people: what failed, and what to change. */
+/** For people: what failed, and what to change; a sid that was said is not said again. */
 export function sentence({ what, fix }: Decision): string {
-  return fix === '' ? `${what}.` : `${what}: change ${fix}.`;
+  if (fix === '') return `${what}.`;
+  const said = fix.replaceAll(/(?:\btrunk )?\b(TK|SD)[0-9a-f]{32}\b/g, (named, kind: string) => {
+    const sid = named.replace('trunk ', '');
+    if (!what.includes(sid)) return named;
+    return kind === 'TK' ? 'that trunk' : 'that domain';
+  });
+  return `${what}: change ${said}.`;
 }
 
 function short(text: string): string {

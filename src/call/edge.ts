@@ -15,7 +15,7 @@ import {
 } from '../core/errors.ts';
 import { redact } from '../core/log.ts';
 import type { JudgedOffer } from '../sdp/offer-answer.ts';
-import { parseNameAddr, type SipMessage, type SipUri } from '../sip/message.ts';
+import { parseNameAddr, type SipMessage } from '../sip/message.ts';
 import type { Local } from '../sip/peer.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
 import type { Decision } from './decision.ts';
@@ -33,9 +33,10 @@ import {
   ORDERS,
 } from './leg.ts';
 import { commonCodecs } from './leg-codecs.ts';
-import { LegPlacing, type PlacingDeps, type ResolvedPeer } from './leg-placing.ts';
+import { LegPlacing, type PlacingDeps } from './leg-placing.ts';
 import { refusalHeaders, refusalStatus } from './leg-signal.ts';
 import { checkOffer, isPlainTerms, lookAtOffer, termsOf } from './media-terms.ts';
+import { Reach, type ReachParts } from './reach.ts';
 import { replaceLeg } from './replacing.ts';
 import { type LegDeps, type LegRecord, SipLeg } from './sip-leg.ts';
 import { stirPhrase } from './stir.ts';
@@ -65,7 +66,7 @@ export const DEFAULT_EDGE: EdgeOptions = {
 
 export interface EdgeDeps extends Omit<LegDeps, 'onClosed' | 'options' | 'isOurs' | 'callOf'> {
   readonly trace: TraceBook;
-  readonly resolve: (uri: SipUri) => Promise<readonly ResolvedPeer[]>;
+  readonly resolve: ReachParts['resolve'];
   /** Whom a dialled URI may lead to. */
   readonly egress: Egress;
   readonly legs: LegDeps['options'];
@@ -77,6 +78,8 @@ export interface EdgeDeps extends Omit<LegDeps, 'onClosed' | 'options' | 'isOurs
 }
 
 export class Edge {
+  /** Whether what is dialled can be reached; here for dry runs too. */
+  readonly reach: Reach;
   readonly #deps: EdgeDeps;
   readonly #legDeps: LegDeps;
   readonly #placing: PlacingDeps;
@@ -105,11 +108,14 @@ export class Edge {
       onClosed: (legId) => this.#legs.delete(legId),
     };
     const { resolve, egress, options, trace } = deps;
+    const { transport } = endpoint.ua;
+    const hasLocal: ReachParts['hasLocal'] = (...where) => transport.hasLocal(...where);
+    this.reach = new Reach({ resolve, egress, hasLocal });
     const { triesMax, slotTimeoutMs } = options;
     const onGateway = deps.onGateway ?? (() => undefined);
     const limits = { triesMax, slotTimeoutMs };
     this.#placing = {
-      ...{ clock, log, bus, endpoint, resolve, egress, trace, onGateway, ...limits },
+      ...{ clock, log, bus, endpoint, reach: this.reach, trace, onGateway, ...limits },
       ...(deps.sign === undefined ? {} : { sign: deps.sign }),
     };
   }
@@ -127,6 +133,8 @@ export class Edge {
   async restore(records: Iterable<LegRecord>): Promise<void> {
     const work: Promise<void>[] = [];
     for (const record of records) {
+      const { session } = record;
+      if (session !== null) this.#deps.egress.addGateway(session.peer.address);
       work.push(
         SipLeg.restore(record, this.#legDeps).then((leg) => {
           this.#legs.set(leg.legId, leg);
@@ -175,6 +183,7 @@ export class Edge {
       const checked = this.#look(session);
       const offer = this.#offerOf(session, request, checked);
       if (session.replaces !== null) {
+        this.#deps.egress.addGateway(session.source.address);
         const { bus, log } = this.#deps;
         await replaceLeg({ session, leg: this.#legWith(session.replaces), offer, bus, log });
         return;
@@ -208,6 +217,7 @@ export class Edge {
     ended: SessionEnd | null;
   }): void {
     const { session, verdict, checked, ended } = admitted;
+    this.#deps.egress.addGateway(session.source.address);
     const { callSid, policy, trunkSid } = verdict;
     const { media, engine } = this.#deps;
     const offer =

@@ -7,6 +7,7 @@
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import type { AccountSid, TrunkSid } from '../core/sid.ts';
 import type { PeerAddress } from '../sip/peer.ts';
+import { explainCaller, type RegisteredParties } from './caller-standing.ts';
 import { type Decision, Decisions, firstFailure, sentence } from './decision.ts';
 import {
   type AdmittedRoute,
@@ -16,6 +17,7 @@ import {
   tellAdmission,
 } from './inbound.ts';
 import type { LegGroup, SipHeaders } from './leg.ts';
+import type { Reach } from './reach.ts';
 import type { DialTarget } from './route.ts';
 import type { StoreRouteTable } from './route-table.ts';
 import type { Router } from './router.ts';
@@ -57,6 +59,10 @@ export interface Explanation {
 export interface ExplainerParts {
   readonly routes: StoreRouteTable;
   readonly router: Pick<Router, 'inbound' | 'outbound' | 'wouldAdmit'>;
+  /** Who is known by a registration. */
+  readonly registered: RegisteredParties;
+  /** Whether what is dialled can be reached from here. */
+  readonly reach: Pick<Reach, 'look'>;
   /** What of a description is looked at; throws why it would be refused. */
   readonly mediaOf: (sdp: string) => Pick<InboundOffer, 'codecs' | 'srtp'>;
   /** Whom a number is dialled at when only the number is given. */
@@ -89,12 +95,13 @@ export class Explainer {
     decisions: Decisions,
   ): Promise<Explanation> {
     const about = { direction: 'inbound', to: request.to } as const;
-    const { routes, router } = this.#parts;
+    const { router } = this.#parts;
     const asked = this.#offerOf(request, source, { codecs: [], srtp: null });
-    const { standing, identity } = routes.explainSource(queryOf(asked), decisions);
-    if (standing === 'not') return refused(about, 'SIP_FORBIDDEN', decisions);
-    if (standing === 'challenge') {
-      decisions.ok('digest', 'the caller is asked for a name and password (401)');
+    const caller = { ...asked, query: queryOf(asked) };
+    const found = explainCaller(caller, this.#parts, decisions);
+    const { standing, identity, isAskedInVain = false } = found;
+    if (standing === 'not') {
+      return refused(about, 'SIP_FORBIDDEN', decisions, isAskedInVain ? 401 : 403);
     }
     let media: Pick<InboundOffer, 'codecs' | 'srtp'> = { codecs: [], srtp: null };
     try {
@@ -179,18 +186,36 @@ export class Explainer {
     const { outbound } = this.#parts.router;
     try {
       const groups = await outbound.plan(request, decisions);
-      if (await outbound.look(groups, request.accountSid, decisions)) return groups.flatMap(urisOf);
-      return new GatewayError('TRUNK_LIMIT');
+      if (!(await outbound.look(groups, request.accountSid, decisions))) {
+        return new GatewayError('TRUNK_LIMIT');
+      }
+      return await this.#reached(groups, decisions);
     } catch (thrown) {
       return asGatewayError(thrown);
     }
   }
 
-  /** Names of other accounts' trunks and domains are theirs. */
+  /** Those that an INVITE could be sent to; when there is none, why. */
+  async #reached(
+    groups: readonly LegGroup[],
+    decisions: Decisions,
+  ): Promise<readonly string[] | GatewayError> {
+    const reached: string[] = [];
+    let problem: GatewayError | null = null;
+    for (const target of groups.flatMap(({ targets }) => targets)) {
+      const found = await this.#parts.reach.look(target, decisions);
+      if (found === null) reached.push(target.uri);
+      // The leg ends with what it was told last.
+      else problem = found;
+    }
+    return reached.length === 0 && problem !== null ? problem : reached;
+  }
+
+  /** Names of other accounts' trunks, domains and numbers are theirs. */
   #private(found: Explanation, accountSid: AccountSid): Explanation {
     const isOwn = (sid: string): boolean => this.#parts.routes.ownerOf(sid) === accountSid;
     const sids = (text: string): readonly string[] =>
-      text.match(/\b(?:TK|SD)[0-9a-f]{32}\b/g) ?? [];
+      text.match(/\b(?:TK|SD|PN)[0-9a-f]{32}\b/g) ?? [];
     const decisions = found.decisions.filter(({ what, fix }) =>
       [...sids(what), ...sids(fix)].every(isOwn),
     );
@@ -215,8 +240,13 @@ const NOTHING = {
 
 type About = Pick<Explanation, 'direction' | 'to'>;
 
-function refused(about: About, code: ErrorCode, decisions: Decisions): Explanation {
-  const { sip, text } = ERRORS[code];
+function refused(
+  about: About,
+  code: ErrorCode,
+  decisions: Decisions,
+  sip: number = ERRORS[code].sip,
+): Explanation {
+  const { text } = ERRORS[code];
   const failed = firstFailure(decisions.list);
   const why = failed === null ? `${text.replace(/:? ?%\w+/g, '')}.` : sentence(failed);
   return {
@@ -267,8 +297,4 @@ function uriOf(written: string, host: string): string {
   return `sip:${encodeURIComponent(written).replaceAll('%2B', '+').replaceAll('%40', '@')}${
     written.includes('@') ? '' : `@${host}`
   }`;
-}
-
-function urisOf({ targets }: LegGroup): string[] {
-  return targets.map(({ uri }) => uri);
 }

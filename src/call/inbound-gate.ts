@@ -7,19 +7,13 @@ import { describe, type ErrorCode } from '../core/errors.ts';
 import type { AuthVerdict } from '../sip/challenge.ts';
 import { parseNameAddr, type SipMessage } from '../sip/message.ts';
 import type { Source } from '../sip/peer.ts';
-import { Decisions } from './decision.ts';
+import { explainCaller, type RegisteredParties } from './caller-standing.ts';
+import { Decisions, firstFailure } from './decision.ts';
 import { partyOf } from './leg-signal.ts';
 import { calledIn } from './number-format.ts';
 import type { InboundQuery } from './route.ts';
 import type { KnownSource, StoreRouteTable } from './route-table.ts';
 import type { TraceBook } from './trace.ts';
-
-/** Who is known by a registration, of theirs here or of ours there. */
-export interface RegisteredParties {
-  isOurs(request: SipMessage, source: Source): boolean;
-  /** Null: nobody of these. */
-  authenticate(request: SipMessage, source: Source): AuthVerdict | null;
-}
 
 export class InboundGate {
   readonly #routes: StoreRouteTable;
@@ -39,14 +33,16 @@ export class InboundGate {
   /** A code for who could prove nothing anyway. */
   admit(request: SipMessage, source: Source): ErrorCode | null {
     if (request.method !== 'INVITE' || !this.#routes.refuses(source.address)) return null;
-    if (this.#registered?.isOurs(request, source)) return null;
+    if (this.#registered?.isOurs(request)) return null;
     this.#remember(request, source, 'SIP_FORBIDDEN');
     return 'SIP_FORBIDDEN';
   }
 
   authenticate(request: SipMessage, source: Source): AuthVerdict {
     const registered = this.#registered?.authenticate(request, source) ?? null;
-    const verdict = registered ?? this.#routes.authenticate(request, source);
+    const known = registered ?? this.#routes.authenticate(request, source);
+    const isRefused = registered === null && known.kind === 'refuse';
+    const verdict = (isRefused && this.#registered?.challenge(request, source)) || known;
     if (verdict.kind === 'refuse') this.#remember(request, source, verdict.code);
     // The first one without credentials only asks for the challenge.
     else if (verdict.kind === 'challenge' && request.header('Authorization') !== undefined) {
@@ -58,7 +54,8 @@ export class InboundGate {
   #remember(request: SipMessage, source: KnownSource, code: ErrorCode): void {
     const decisions = new Decisions();
     try {
-      this.#routes.explainSource(queryOf(request, source), decisions);
+      const among = { routes: this.#routes, registered: this.#registered };
+      explainCaller(askedOf(request, source), among, decisions);
     } catch {
       // What cannot be read is refused for that; nothing more can be said.
     }
@@ -66,11 +63,11 @@ export class InboundGate {
       const what = 'the name and password that were sent are not right';
       decisions.no('digest', what, 'the credentials that the caller sends');
     }
-    const [first] = decisions.list;
+    const problem = firstFailure(decisions.list)?.what ?? '';
     this.#trace.refuse({
       sipCallId: request.callId,
       code,
-      text: describe(code, { problem: first?.what ?? '' }),
+      text: describe(code, { problem }),
       accountSid: null,
       decisions: decisions.list,
       isStranger: !this.#routes.isKnown(source.address),
@@ -78,10 +75,12 @@ export class InboundGate {
   }
 }
 
-function queryOf(request: SipMessage, source: KnownSource): InboundQuery {
-  const called = calledIn(request.uri);
-  const from = partyOf(parseNameAddr(request.header('From') ?? '').uriText);
+function askedOf(request: SipMessage, source: KnownSource) {
+  const { uri: requestUri } = request;
+  const { uriText: fromUri } = parseNameAddr(request.header('From') ?? '');
   const { certificateNames = [] } = source;
   const known = { headers: {}, identity: null };
-  return { ...called, from, source, certificateNames, ...known };
+  const from = partyOf(fromUri);
+  const query: InboundQuery = { ...calledIn(requestUri), from, source, certificateNames, ...known };
+  return { requestUri, fromUri, source, query };
 }

@@ -217,7 +217,9 @@ export class Inbound {
     if (defaultRoute === null || !this.#trusted.has(query.source.address)) {
       return { kind: 'refused', code: 'NO_ROUTE', details: { target: to } };
     }
-    decisions.ok('route', `nobody else claims ${to}, so app.url has it`);
+    if (!decisions.overrule('number', 'so app.url has it')) {
+      decisions.ok('route', `nobody else claims ${to}, so app.url has it`);
+    }
     return { kind: 'application', ...defaultRoute, to, from: query.from, trunkSid: null };
   }
 }

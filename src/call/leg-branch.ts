@@ -3,28 +3,23 @@
  * another until one takes the call (RFC 3263 §4.3: the next only when one cannot be reached or
  * says 503). What a refusal means for other targets is `leg-placing.ts`'s.
  *
- * A dialled URI is resolved here and its address judged as bytes before anything is sent; what was
- * judged is what is used. Gateways of configured trunks are trusted to be where they are.
+ * Where a URI leads is judged before anything is sent (`reach.ts`); what was judged is used.
  */
 import type { Clock, Timer } from '../core/clock.ts';
-import { asGatewayError, type ErrorCode, GatewayError } from '../core/errors.ts';
+import { asGatewayError, type ErrorCode } from '../core/errors.ts';
 import { Secret } from '../core/log.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
-import { type HeaderField, parseNameAddr, parseUri, type SipUri } from '../sip/message.ts';
-import type { PeerAddress } from '../sip/peer.ts';
+import type { HeaderField } from '../sip/message.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
 import type { ProvisionalReport } from '../sip/session-report.ts';
-import type { Egress } from './egress.ts';
+import { type Decision, Decisions } from './decision.ts';
 import type { LegGroup, LegTarget } from './leg.ts';
-
-/** An address; `eitherTransport` when its URI named none, so that a large request may go by TCP. */
-export type ResolvedPeer = PeerAddress & { readonly eitherTransport?: boolean };
+import type { Reach, ResolvedPeer } from './reach.ts';
 
 export interface BranchDeps {
   readonly clock: Clock;
   readonly endpoint: Endpoint;
-  readonly resolve: (uri: SipUri) => Promise<readonly ResolvedPeer[]>;
-  readonly egress: Egress;
+  readonly reach: Reach;
 }
 
 /** What the leg that is placed has to say, and to hear. */
@@ -39,6 +34,8 @@ export interface BranchOwner {
   offerFor(group: LegGroup, peer: string): Promise<string>;
   /** Date and Identity of an INVITE to `to`; none where the caller is not signed. */
   identityFields(group: LegGroup, to: string): readonly HeaderField[];
+  /** Why a target cannot be reached from here. */
+  onDecided(decisions: readonly Decision[]): void;
   onSession(branch: Branch, session: Session): void;
   /** The INVITE has arrived. */
   onHeard(): void;
@@ -95,9 +92,11 @@ export class Branch {
   }
 
   async start(): Promise<void> {
+    const decisions = new Decisions();
     try {
-      this.#peers = await this.#resolve();
+      this.#peers = [...(await this.#deps.reach.find(this.target, decisions))];
     } catch (thrown) {
+      this.#owner.onDecided(decisions.list);
       const { code, message, row } = asGatewayError(thrown);
       this.#finish(unreached(code, row.sip, message));
       return;
@@ -220,19 +219,6 @@ export class Branch {
     if (this.#end !== null) return;
     this.#end = end;
     this.#owner.onEnded(this, end);
-  }
-
-  async #resolve(): Promise<(ResolvedPeer | null)[]> {
-    const { uri, peer, trusted, route = [] } = this.target;
-    if (peer !== null) return [peer];
-    const [first] = route;
-    const next = first === undefined ? uri : parseNameAddr(first).uriText;
-    const found = await this.#deps.resolve(parseUri(next));
-    const { egress } = this.#deps;
-    if (trusted) for (const { address } of found) egress.addGateway(address);
-    const usable = found.filter((one) => trusted || egress.permits(one.address));
-    if (usable.length === 0) throw new GatewayError('DIAL_ADDRESS_REFUSED', { uri });
-    return usable;
   }
 }
 

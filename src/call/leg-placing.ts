@@ -13,6 +13,7 @@ import type { InviteRemains } from '../sip/invite-head.ts';
 import type { HeaderField } from '../sip/message.ts';
 import { reasonFields } from '../sip/reason.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
+import type { Decision } from './decision.ts';
 import { bestEnd, isGatewayFault, judgeFailover, restMsOf } from './failover.ts';
 import { type LegGroup, type LegOrder, SLOTS } from './leg.ts';
 import { Branch, type BranchDeps, type BranchOwner, canceled } from './leg-branch.ts';
@@ -23,8 +24,6 @@ import type { SipLeg } from './sip-leg.ts';
 import type { StirSignRequest } from './stir.ts';
 import type { TraceBook } from './trace.ts';
 import type { GatewayReport } from './trunk-health.ts';
-
-export type { ResolvedPeer } from './leg-branch.ts';
 
 export interface PlacingDeps extends BranchDeps {
   readonly log: Log;
@@ -133,6 +132,10 @@ export class LegPlacing implements BranchOwner, Placing {
       return [];
     }
     return [['Date', new Date(clock.nowMs()).toUTCString()], field];
+  }
+
+  onDecided(decisions: readonly Decision[]): void {
+    this.#deps.trace.decide(this.#leg.callSid, decisions);
   }
 
   onSession(branch: Branch, session: Session): void {

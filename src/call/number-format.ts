@@ -26,7 +26,7 @@ const SHORT_DIGITS_MAX = 6;
 
 /** Whether it is digits, as people or switches write them; anything else is a name. */
 function isNumber(text: string): boolean {
-  return /^\+?[\d*#().\s-]*\d[\d*#().\s-]*$/.test(text);
+  return /^\+?[\d*#().\s-]+$/.test(text) && /\d/.test(text);
 }
 
 /** RFC 3966 §5.1.1: separators are for people. */

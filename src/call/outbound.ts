@@ -238,7 +238,8 @@ export class Outbound {
     const contacts = this.#parts.contactsOf?.(uri, request.accountSid) ?? null;
     if (contacts === null) return [{ ...group, targets: [{ uri, peer: null, trusted: false }] }];
     if (contacts.length === 0) {
-      decisions.no('gateway', `${uri} is not registered`, 'the registration of that phone');
+      const fix = 'the phone, so that it registers (SIP/Registrations lists those that do)';
+      decisions.no('gateway', `${uri} is not registered`, fix);
       throw new GatewayError('NOT_REGISTERED', { uri });
     }
     decisions.ok('gateway', `${uri} is registered at ${contacts.length} contacts`);

@@ -5,12 +5,14 @@
  * those of strangers, and sees none. 305 and 380 name no place to call and end the leg.
  */
 import { type Diversion, writeDiversions, writeHistory } from '../sip/diversion.ts';
+import { splitOutside } from '../sip/header.ts';
 import { formatUri, type HeaderField, parseNameAddr, parseUri } from '../sip/message.ts';
 import type { SessionEnd } from '../sip/session.ts';
 import type { LegGroup, LegTarget } from './leg.ts';
 
 /** Contacts of one 3xx that are looked at. */
 const CONTACTS_MAX = 10;
+const TOLD_CHARS_MAX = 256;
 /** RFC 7544 §7.2 gives each its word. */
 const REASONS: Readonly<Record<number, string>> = {
   300: 'unknown',
@@ -41,12 +43,13 @@ export class RedirectGuard {
   follow(end: SessionEnd, group: LegGroup, from: LegTarget): Redirection {
     const { status } = end;
     const { mode, redirectsMax } = group.policy.redirect;
+    if (REASONS[status] === undefined) return { groups: [], why: '' };
+    const written = (): string => writtenIn(end.headers);
+    if (mode === 'refuse') return { groups: [], why: `redirect not followed: ${written()}` };
+    if (this.#count >= redirectsMax) return { groups: [], why: `too many redirects: ${written()}` };
+    this.#count += 1;
     const contacts = contactsOf(end.headers);
     const told = contacts.map(({ uri }) => uri).join(' ');
-    if (REASONS[status] === undefined) return { groups: [], why: '' };
-    if (mode === 'refuse') return { groups: [], why: `redirect not followed: ${told}` };
-    if (this.#count >= redirectsMax) return { groups: [], why: `too many redirects: ${told}` };
-    this.#count += 1;
     const fresh = contacts.filter(({ uri }) => {
       const key = keyOf(uri);
       const isNew = !this.#tried.has(key);
@@ -83,23 +86,31 @@ interface Contact {
   readonly q: number;
 }
 
+/** What nobody looks at closer is told as it came. */
+function writtenIn(fields: Iterable<HeaderField>): string {
+  const values = [...fields].flatMap(([name, value]) => (isContact(name) ? [value] : []));
+  return (values[0] ?? '').slice(0, TOLD_CHARS_MAX);
+}
+
+function isContact(name: string): boolean {
+  return /^(?:contact|m)$/i.test(name);
+}
+
 /** Best first. What is no SIP address, or wants more than to be called, is left out. */
 function contactsOf(fields: Iterable<HeaderField>): readonly Contact[] {
   const contacts: Contact[] = [];
+  let looked = 0;
   for (const [name, value] of fields) {
-    const lower = name.toLowerCase();
-    if (lower !== 'contact' && lower !== 'm') continue;
-    for (const one of splitAddresses(value)) {
+    if (!isContact(name)) continue;
+    for (const one of splitOutside(value, ',', [])) {
+      if (one === '') continue;
+      looked += 1;
+      if (looked > CONTACTS_MAX) break;
       const contact = contactOf(one);
-      if (contact !== null && contacts.length < CONTACTS_MAX) contacts.push(contact);
+      if (contact !== null) contacts.push(contact);
     }
   }
   return contacts.toSorted((a, b) => b.q - a.q);
-}
-
-/** RFC 3261 §20.10: commas within <> or quotes separate nothing. */
-function splitAddresses(value: string): string[] {
-  return value.match(/(?:"(?:[^"\\]|\\.)*"|<[^>]*>|[^,"<])+/g) ?? [];
 }
 
 function contactOf(value: string): Contact | null {

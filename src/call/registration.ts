@@ -125,7 +125,7 @@ export class TrunkRegistrations {
   }
 
   /** The trunk whose contact a request is sent to. */
-  trunkOf(request: SipMessage): TrunkSid | null {
+  trunkOf(request: Pick<SipMessage, 'uri'>): TrunkSid | null {
     if (this.#ofLine.size === 0 || !request.uri.includes(';line=')) return null;
     try {
       const line = parseUri(request.uri).params.get('line');

@@ -6,6 +6,7 @@
 import type { Bus } from '../bus/bus.ts';
 import { asGatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
+import { isSamePeer } from '../sip/peer.ts';
 import type { Session } from '../sip/session.ts';
 import type { LegOffer } from './leg.ts';
 import type { SipLeg } from './sip-leg.ts';
@@ -27,10 +28,11 @@ export async function replaceLeg(parts: {
     return;
   }
   const { callSid } = leg;
-  // Who is where the replaced dialog came from may move it: it could end it as well.
-  const isSamePeer = leg.peerAddress === session.source.address;
+  // Who speaks over the flow of the replaced dialog may move it: it could end it as well. Others
+  // behind the same address are others.
+  const isSameFlow = leg.peer !== null && isSamePeer(leg.peer, session.source);
   try {
-    const { isGranted } = isSamePeer
+    const { isGranted } = isSameFlow
       ? { isGranted: true }
       : await bus.request(REPLACEMENTS, { callSid, offer }, { timeoutMs: VERDICT_MS });
     if (isGranted) leg.queue(() => leg.replaceSession(session));

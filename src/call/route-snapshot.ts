@@ -3,10 +3,8 @@
  * asks no more than a few maps. Made anew after each change and never changed itself. Which rows
  * answer which question is `route-table.ts`'s.
  */
-import { isIP } from 'node:net';
-import { AddressSet, unmapped } from '../core/address.ts';
+import { AddressSet } from '../core/address.ts';
 import type { AccountSid } from '../core/sid.ts';
-import { parseUri } from '../sip/message.ts';
 import type {
   AccessAddressRow,
   ApplicationRow,
@@ -53,7 +51,7 @@ export interface Snapshot {
   /** By the number as written, with and without its plus sign. */
   readonly numbers: ReadonlyMap<string, NumberRow>;
   /** By its last digits: what somebody may have meant who wrote it in another way. */
-  readonly byEnding: ReadonlyMap<string, NumberRow>;
+  readonly byEnding: ReadonlyMap<string, readonly NumberRow[]>;
   /** `sip:` addresses with globs, in order of age. */
   readonly addresses: readonly NumberRow[];
   readonly applications: ReadonlyMap<string, ApplicationRow>;
@@ -67,8 +65,6 @@ export interface Snapshot {
   readonly rulesOf: ReadonlyMap<AccountSid, readonly RouteRule[]>;
   /** Addresses that calls of enabled trunks and of domains come from. */
   readonly sources: AddressSet;
-  /** Addresses of gateways that are written as such. */
-  readonly gateways: ReadonlySet<string>;
   /** Somebody from an unknown address could prove something. */
   readonly isProvable: boolean;
 }
@@ -86,23 +82,31 @@ export const NO_ROWS: Rows = {
 /** Digits at the end of a number that tell it from others however it is written. */
 const ENDING_DIGITS = 7;
 
-export function snapshotOf(rows: Rows): Snapshot {
+/** `ownHosts`: names of the node itself, which mean no row even where one has them. */
+export function snapshotOf(rows: Rows, ownHosts: ReadonlySet<string>): Snapshot {
   const lists = listsOf(rows);
   const trunks = rows.trunks.map((row) => {
     return { row, claim: trunkClaim(row, lists), route: trunkRoute(row) };
   });
-  const domains = rows.sipDomains.map((row) => ({ row, claim: domainClaim(row, lists) }));
+  const sipDomains = rows.sipDomains.filter(({ domainName }) => !ownHosts.has(domainName));
+  const domains = sipDomains.map((row) => ({ row, claim: domainClaim(row, lists) }));
   const claims = [...trunks, ...domains].map(({ claim }) => claim);
   const enabled = claims.filter(({ isEnabled }) => isEnabled);
   const dialled = rows.numbers.filter(({ phoneNumber }) => !phoneNumber.startsWith('sip:'));
   return {
     numbers: new Map(dialled.flatMap(spellings)),
-    byEnding: new Map(dialled.flatMap(ending)),
+    byEnding: groupBy(
+      dialled.filter(({ phoneNumber }) => endingOf(phoneNumber) !== null),
+      ({ phoneNumber }) => endingOf(phoneNumber) ?? '',
+    ),
     addresses: rows.numbers.filter(({ phoneNumber }) => phoneNumber.startsWith('sip:')),
     applications: new Map(rows.applications.map((row) => [row.sid, row])),
     trunks,
     trunkOfHost: new Map(
-      trunks.flatMap((trunk) => trunk.claim.hosts.map((host) => [host, trunk] as const)),
+      trunks.flatMap((trunk) => {
+        const hosts = trunk.claim.hosts.filter((host) => !ownHosts.has(host));
+        return hosts.map((host) => [host, trunk] as const);
+      }),
     ),
     domains: new Map(domains.map((domain) => [domain.row.domainName, domain])),
     logins: loginsOf(enabled),
@@ -112,7 +116,6 @@ export function snapshotOf(rows: Rows): Snapshot {
     ),
     rulesOf: groupBy(rows.routes, ({ accountSid }) => accountSid),
     sources: new AddressSet(sourcesOf(rows, enabled, lists)),
-    gateways: new Set(rows.trunks.flatMap(gatewayAddresses)),
     isProvable: enabled.some(
       ({ hasLogins, certificateNames }) => hasLogins || certificateNames.size > 0,
     ),
@@ -169,11 +172,16 @@ function trunkRoute(row: TrunkRow): TrunkRoute {
   };
 }
 
-function gatewayAddresses(row: TrunkRow): string[] {
-  return row.gateways.flatMap(({ uri }) => {
-    const host = unmapped(parseUri(uri).host);
-    return isIP(host) === 0 ? [] : [host];
-  });
+/** Host names that rows claim, with whose they are. */
+export function hostsOf(
+  rows: Pick<Rows, 'trunks' | 'sipDomains'>,
+): readonly { readonly sid: string; readonly hosts: readonly string[] }[] {
+  return [
+    ...rows.sipDomains.map(({ sid, domainName }) => ({ sid, hosts: [domainName] })),
+    ...rows.trunks.map(({ sid, domainName, inboundDomains }) => {
+      return { sid, hosts: [domainName ?? '', ...inboundDomains] };
+    }),
+  ];
 }
 
 function spellings(row: NumberRow): [string, NumberRow][] {
@@ -183,11 +191,6 @@ function spellings(row: NumberRow): [string, NumberRow][] {
     [phoneNumber, row],
     [other, row],
   ];
-}
-
-function ending(row: NumberRow): [string, NumberRow][] {
-  const digits = endingOf(row.phoneNumber);
-  return digits === null ? [] : [[digits, row]];
 }
 
 /** The last digits of what may be a number; null when it has too few to tell anything. */

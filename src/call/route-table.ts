@@ -9,17 +9,21 @@ import type { Clock } from '../core/clock.ts';
 import type { Log } from '../core/log.ts';
 import type { AccountSid, NumberSid, TrunkSid } from '../core/sid.ts';
 import type { AuthVerdict, Credentials } from '../sip/challenge.ts';
+import type { DigestProver } from '../sip/digest-prover.ts';
 import { parseUri, type SipMessage } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
 import { registeredAt } from '../sip/registrar.ts';
 import type { NumberRow, Store, VoiceSettings } from '../store/store.ts';
+import type { TrunkPolicy } from '../store/trunk-policy.ts';
 import type { CallApplication, StatusCallback } from './call-record.ts';
 import { Decisions } from './decision.ts';
 import { type InboundAccount, InboundDigest } from './inbound-digest.ts';
 import { readInbound } from './number-format.ts';
+import { readBy, shownAs } from './number-reading.ts';
 import type { InboundQuery, InboundRoute, RouteRule, RouteTable, TrunkRoute } from './route.ts';
 import {
   endingOf,
+  hostsOf,
   type KnownDomain,
   type KnownTrunk,
   NO_ROWS,
@@ -37,6 +41,8 @@ export interface StoreRouteTableOptions {
   readonly trustedSources: readonly string[];
   /** Of the challenges to calls that have to prove whose they are. */
   readonly realm: string;
+  /** Names of the node itself: they mean no trunk and no domain. */
+  readonly ownHosts?: ReadonlySet<string>;
 }
 
 export const DEFAULT_ROUTE_TABLE = { rowsMax: 100_000 } as const;
@@ -54,7 +60,9 @@ export class StoreRouteTable implements RouteTable {
   readonly #trusted: AddressSet;
   readonly #digest: InboundDigest;
   readonly #onLoad: ((trunks: readonly TrunkRoute[]) => void)[] = [];
-  #snapshot: Snapshot = snapshotOf(NO_ROWS);
+  readonly #ownHosts: ReadonlySet<string>;
+  readonly #told = new Set<string>(); // rows whose host name is ours
+  #snapshot: Snapshot = snapshotOf(NO_ROWS, new Set());
   #loading: Promise<void> | null = null;
   #isStale = false;
 
@@ -62,14 +70,16 @@ export class StoreRouteTable implements RouteTable {
     store: Store;
     clock: Clock;
     log: Log;
+    prover: DigestProver;
     options: StoreRouteTableOptions;
   }) {
-    const { store, clock, log, options } = parts;
+    const { store, clock, log, prover, options } = parts;
     this.#store = store;
     this.#log = log;
     this.#options = options;
+    this.#ownHosts = options.ownHosts ?? new Set();
     this.#trusted = new AddressSet(options.trustedSources);
-    this.#digest = new InboundDigest({ clock, realm: options.realm });
+    this.#digest = new InboundDigest({ clock, prover, realm: options.realm });
   }
 
   async start(): Promise<void> {
@@ -115,7 +125,8 @@ export class StoreRouteTable implements RouteTable {
     const domain = this.#snapshot.domains.get(caller.host);
     if (domain !== undefined) return this.#toDomain(domain, query, caller, decisions);
     const trunks = this.#trunksOf(caller).filter(({ claim }) => standingOf(claim, caller) === 'is');
-    const number = this.#numberOf(query, trunks);
+    const number = this.#numberOf(query, trunks, caller);
+    if (number === 'contested') return this.#contested(query, trunks, decisions);
     if (number === undefined) {
       this.#tellUnclaimed(query, caller, trunks, decisions);
       return null;
@@ -150,11 +161,6 @@ export class StoreRouteTable implements RouteTable {
     return this.#snapshot.sources.has(address) || this.#trusted.has(address);
   }
 
-  /** Whether some trunk's gateway is at this address, by number; names are known when dialled. */
-  isGateway(address: string): boolean {
-    return this.#snapshot.gateways.has(address);
-  }
-
   /** Whether an unknown address is told no at once: nobody there could prove anything. */
   refuses(address: string): boolean {
     return !this.#snapshot.isProvable && !this.isKnown(address);
@@ -168,7 +174,19 @@ export class StoreRouteTable implements RouteTable {
     const { standing, claims } = this.#standing(caller);
     if (standing === 'is') return { kind: 'accept' };
     if (standing === 'not') return { kind: 'refuse', code: 'SIP_FORBIDDEN' };
-    return this.#digest.authenticate(request, (username) => this.#accounts(username, claims));
+    const domain = this.#snapshot.domains.has(caller.host) ? caller.host : null;
+    const accountsOf = (username: string) => this.#accounts(username, claims);
+    return this.#digest.authenticate(request, source, domain, accountsOf);
+  }
+
+  /** Of the trunk that a call from there would be of; null when none is known to be it. */
+  trunkPolicyOf(request: SipMessage, source: KnownSource): TrunkPolicy | null {
+    const given = { certificateNames: source.certificateNames ?? [], identity: null };
+    const caller = this.#callerOf(source, parseUri(request.uri).host, given);
+    const { standing, claims } = this.#standing(caller);
+    if (standing !== 'is' && standing !== 'known') return null;
+    const sid = claims[0]?.sid;
+    return this.#snapshot.trunks.find(({ row }) => row.sid === sid)?.row.policy ?? null;
   }
 
   /**
@@ -190,11 +208,12 @@ export class StoreRouteTable implements RouteTable {
     return { standing: 'challenge', identity: claims.map(({ sid }) => sid).join(' ') };
   }
 
-  /** Whose trunk or domain that is; null when there is none. */
+  /** Whose trunk, domain or number that is; null when there is none. */
   ownerOf(sid: string): AccountSid | null {
-    const { trunks, domains } = this.#snapshot;
-    const known = [...trunks, ...domains.values()].find(({ row }) => row.sid === sid);
-    return known?.row.accountSid ?? null;
+    const { trunks, domains, numbers, addresses } = this.#snapshot;
+    const known = [...trunks, ...domains.values()].map(({ row }) => row);
+    const all = [...known, ...numbers.values(), ...addresses];
+    return all.find((row) => row.sid === sid)?.accountSid ?? null;
   }
 
   /** The best standing that a caller has anywhere, and where it has it. */
@@ -281,20 +300,40 @@ export class StoreRouteTable implements RouteTable {
     };
   }
 
-  #numberOf(query: InboundQuery, trunks: readonly KnownTrunk[]): NumberRow | undefined {
+  /** What is dialled as it is comes first: an account's way to read it must not take it away. */
+  #numberOf(
+    query: InboundQuery,
+    trunks: readonly KnownTrunk[],
+    { isTrusted }: Caller,
+  ): NumberRow | 'contested' | undefined {
     const { numbers, addresses } = this.#snapshot;
-    for (const { row } of trunks) {
-      const isOurContact = query.identity === registeredAt(row.sid);
-      for (const { user, context } of isOurContact ? [query.to ?? query, query] : [query]) {
-        const read = readInbound(user, row.policy.numbers, context);
-        const found = numbers.get(read.number);
-        if (found?.accountSid === row.accountSid) return found;
-      }
-    }
     const exact = numbers.get(query.user);
-    if (exact) return exact;
+    const isCarried = trunks.some(({ row }) => row.accountSid === exact?.accountSid);
+    const isOurContact = trunks.some(({ row }) => query.identity === registeredAt(row.sid));
+    const isWhole = query.context === undefined || query.context === '';
+    if (exact && (isCarried || isTrusted) && isWhole && !isOurContact) return exact;
+    const read = trunks.flatMap((trunk) => readBy(numbers, trunk, query) ?? []);
+    const [first] = read;
+    if (read.some(({ accountSid }) => accountSid !== first?.accountSid)) return 'contested';
+    if (first ?? exact) return first ?? exact;
     const address = `sip:${query.user}@${query.host}`;
     return addresses.find((row) => matchesPattern(address, row.phoneNumber));
+  }
+
+  /** Trunks of two accounts make numbers of both of it: neither gets the other's call. */
+  #contested(
+    query: InboundQuery,
+    trunks: readonly KnownTrunk[],
+    decisions: Decisions,
+  ): InboundRoute {
+    const { numbers } = this.#snapshot;
+    const readers = trunks.filter((trunk) => readBy(numbers, trunk, query) !== undefined);
+    const sids = readers.map(({ row }) => row.sid);
+    this.#log.warn({ trunks: sids }, 'trunks of several accounts read a number as theirs');
+    const what = `${query.user} is read as numbers of several accounts`;
+    decisions.no('number', what, `Policy.numbers of ${sids.join(', ')}`);
+    const target = `sip:${query.user}@${query.host}`;
+    return { kind: 'refused', code: 'NO_ROUTE', details: { target } };
   }
 
   #tellUnclaimed(
@@ -309,28 +348,39 @@ export class StoreRouteTable implements RouteTable {
       return;
     }
     tellStanding(caller, trunk?.claim ?? null, decisions);
-    const near = this.#near(query.user);
-    const policy = trunk?.row.policy.numbers;
-    const read = policy && readInbound(query.user, policy, query.context);
-    const isRead = read !== undefined && read.number !== query.user;
-    const shown = isRead ? `${query.user}, read as ${read.number},` : query.user;
-    if (near === undefined) {
-      decisions.no('number', `${shown} is none of our numbers`, 'IncomingPhoneNumbers');
-      return;
+    const ofAccount = new Map(trunks.map((each) => [each.row.accountSid, each]));
+    if (trunk === undefined) {
+      const near = this.#near(query.user);
+      // Of whichever account: told to its owner only, which its sid sees to.
+      if (near !== undefined) {
+        const what = `${query.user} is no number of ours, but ${near.phoneNumber} is`;
+        decisions.no('number', what, `the PhoneNumber of ${near.sid}, or what is dialled`);
+      }
     }
-    const why = read === undefined || read.ok ? '' : ` (${read.why})`;
-    const what = `${shown} is no number of ours, but ${near.phoneNumber} is${why}`;
-    const fix =
-      trunk === undefined
-        ? `the PhoneNumber of ${near.sid}, or what is dialled`
-        : `Policy.numbers.inbound and Policy.numbers.countryCode of trunk ${trunk.row.sid}`;
-    decisions.no('number', what, fix);
+    const isTold = [...ofAccount.values()].map((each) => this.#tellNear(query, each, decisions));
+    if (trunk !== undefined && !isTold.includes(false)) return;
+    // How one account reads it is not told to the others.
+    const shown = trunk !== undefined && ofAccount.size === 1 ? shownAs(query, trunk) : query.user;
+    decisions.no('number', `${shown} is none of our numbers`, 'IncomingPhoneNumbers');
   }
 
-  /** The number that may have been meant. */
-  #near(user: string): NumberRow | undefined {
-    const digits = endingOf(user);
-    return digits === null ? undefined : this.#snapshot.byEnding.get(digits);
+  /** Whether the trunk's account has a number that may have been meant. */
+  #tellNear(query: InboundQuery, trunk: KnownTrunk, decisions: Decisions): boolean {
+    const { accountSid, policy, sid } = trunk.row;
+    const near = this.#near(query.user, accountSid);
+    if (near === undefined) return false;
+    const read = readInbound(query.user, policy.numbers, query.context);
+    const why = read.ok ? '' : ` (${read.why})`;
+    const what = `${shownAs(query, trunk)} is no number of ours, but ${near.phoneNumber} is${why}`;
+    const fields = 'Policy.numbers.inbound and Policy.numbers.countryCode';
+    decisions.no('number', what, `${fields} of trunk ${sid}`);
+    return true;
+  }
+
+  /** The number that may have been meant, of one account or of any. */
+  #near(user: string, accountSid: AccountSid | null = null): NumberRow | undefined {
+    const found = this.#snapshot.byEnding.get(endingOf(user) ?? '') ?? [];
+    return found.find((row) => accountSid === null || row.accountSid === accountSid);
   }
 
   /** Trunks that the caller may have meant to come from: the number's own account's first. */
@@ -386,6 +436,16 @@ export class StoreRouteTable implements RouteTable {
       });
   }
 
+  /** Rows that name this node, from before that was refused: they are not looked at. */
+  #tellOwnHosts(rows: Pick<Rows, 'trunks' | 'sipDomains'>): void {
+    for (const { sid, hosts } of hostsOf(rows)) {
+      const name = hosts.find((host) => this.#ownHosts.has(host));
+      if (name === undefined || this.#told.has(sid)) continue;
+      this.#told.add(sid);
+      this.#log.warn({ sid, name }, 'a host name of this node is claimed by a row: left out');
+    }
+  }
+
   async #load(): Promise<void> {
     const { rowsMax } = this.#options;
     const store = this.#store;
@@ -405,7 +465,8 @@ export class StoreRouteTable implements RouteTable {
       loaded;
     const lists = { sipDomains, accessAddresses, credentials };
     const rows: Rows = { numbers, applications, trunks, routes, ...lists };
-    this.#snapshot = snapshotOf(rows);
+    this.#snapshot = snapshotOf(rows, this.#ownHosts);
+    this.#tellOwnHosts(rows);
     const watched = this.#snapshot.trunks.map(({ route }) => route);
     for (const listener of this.#onLoad) listener(watched);
   }

@@ -280,7 +280,7 @@ export class Router extends EventEmitter<RouterEvents> {
       // The journal wrote what `Call.snapshot` gave it, and checked that it is whole.
       const record = newCallRecord(value as CallRecord);
       if (FINAL_STATUSES.has(record.status) || this.#calls.has(record.sid)) continue;
-      this.#deps.trace.open(record.sid);
+      this.#deps.trace.open(record.sid, record.accountSid);
       this.#deps.trace.bindSip(record.sip.callId, record.sid);
       this.#deps.admission.restored(record.accountSid);
       const way = record.direction === 'inbound' ? 'in' : 'out';
@@ -397,7 +397,7 @@ export class Router extends EventEmitter<RouterEvents> {
   // --- The table ------------------------------------------------------------------------------
 
   #create(record: CallRecord): Call {
-    this.#deps.trace.open(record.sid);
+    this.#deps.trace.open(record.sid, record.accountSid);
     const call = Call.create(record, this.#callDeps);
     this.#calls.set(call.sid, call);
     this.#deps.trace.bindSip(record.sip.callId, record.sid);

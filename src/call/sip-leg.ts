@@ -1,8 +1,7 @@
 /**
  * A SIP leg: one dialog (RFC 3261 §12–15) and one media port, driven by leg commands and speaking
- * leg events (`leg.ts`). Knows nothing of calls, routes or verbs. Offers and answers: `leg-offers.ts`,
- * numbers of events: `leg-outbox.ts`, outgoing legs: `leg-placing.ts`. An error in a command is an
- * event; an error of ours ends this leg.
+ * leg events (`leg.ts`). Knows nothing of calls, routes or verbs. Offers: `leg-offers.ts`, numbers of
+ * events: `leg-outbox.ts`, placing: `leg-placing.ts`. A bad command is an event, ours ends the leg.
  */
 import type { Subscription } from '../bus/bus.ts';
 import type { Timer } from '../core/clock.ts';
@@ -12,6 +11,7 @@ import type { PortStats } from '../media/binding.ts';
 import type { Port } from '../media/port.ts';
 import type { JudgedOffer } from '../sdp/offer-answer.ts';
 import type { HeaderField } from '../sip/message.ts';
+import type { PeerAddress } from '../sip/peer.ts';
 import { reasonFields } from '../sip/reason.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
 import {
@@ -243,8 +243,8 @@ export class SipLeg implements LegOffersOwner, LegReferOwner {
   }
 
   /** Where its peer was last heard from. */
-  get peerAddress(): string {
-    return this.#session?.source.address ?? '';
+  get peer(): PeerAddress | null {
+    return this.#session?.source ?? null;
   }
 
   get referMode(): LegPolicy['refer'] {

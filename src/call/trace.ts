@@ -68,6 +68,7 @@ interface History {
   sipCallId: string;
   isEnded: boolean;
   readonly callSid: CallSid | null;
+  readonly accountSid: AccountSid | null;
   readonly refused: RefusedInvite | null;
 }
 
@@ -95,10 +96,10 @@ export class TraceBook {
   }
 
   /** Starts the history of a call. Entries for a call that is not open are dropped. */
-  open(sid: CallSid): void {
+  open(sid: CallSid, accountSid: AccountSid | null = null): void {
     if (this.#histories.has(sid)) return;
     const history = { entries: [], dropped: 0, sipCallId: '', isEnded: false };
-    this.#histories.set(sid, { ...history, callSid: sid, refused: null });
+    this.#histories.set(sid, { ...history, callSid: sid, accountSid, refused: null });
   }
 
   add(sid: CallSid, kind: TraceKind, text: string, detail = ''): void {
@@ -140,7 +141,7 @@ export class TraceBook {
     const known = this.#bySip.get(sipCallId);
     const history: History = {
       ...{ entries: known?.entries ?? [], dropped: known?.dropped ?? 0 },
-      ...{ sipCallId, isEnded: true, callSid: null, refused },
+      ...{ sipCallId, isEnded: true, callSid: null, accountSid: null, refused },
     };
     this.#claim(history);
     this.#decide(history, refused.decisions);
@@ -173,7 +174,11 @@ export class TraceBook {
   bindSip(sipCallId: string, sid: CallSid): void {
     const history = this.#histories.get(sid);
     if (history === undefined || sipCallId === '' || history.sipCallId === sipCallId) return;
-    this.#bySip.delete(history.sipCallId);
+    const holder = this.#bySip.get(sipCallId);
+    // A Call-ID is whatever a peer says: it must not move what another account is told.
+    const isCall = holder !== undefined && holder.callSid !== null;
+    if (isCall && holder.accountSid !== history.accountSid) return;
+    if (this.#bySip.get(history.sipCallId) === history) this.#bySip.delete(history.sipCallId);
     history.sipCallId = sipCallId;
     this.#claim(history);
     this.#bySip.set(sipCallId, history);

@@ -81,7 +81,15 @@ export const CONFIG_ROWS = {
     min: 100,
     max: 60_000,
     default: 4_000,
-    doc: 'An unknown UDP source that shows no credentials gets one answer in so long; repetitions of a lost one still come through.',
+    doc: 'The one request of an unknown UDP source that was answered may have lost its answer: after so long it gets it once more.',
+  },
+  'sip.strangersAnsweredMs': {
+    type: 'integer',
+    unit: 'ms',
+    min: 1_000,
+    max: 3_600_000,
+    default: 32_000,
+    doc: 'An unknown UDP source gets one answer in so long, to one request; what answers our challenge is heard.',
   },
   'sip.strangersStrikesMax': {
     type: 'integer',
@@ -438,6 +446,11 @@ export const CONFIG_ROWS = {
     max: 30_000,
     default: 2_000,
     doc: "How long an outgoing call waits for its turn under a trunk's calls per second before the next trunk is asked, or it ends with 503.",
+  },
+  'trunk.wideAddressBlocks': {
+    type: 'boolean',
+    default: false,
+    doc: 'Accounts may say that their calls come from blocks wider than /8 (IPv4) or /32 (IPv6): who is in one counts as known on the whole node.',
   },
   'registrar.expiresMinSeconds': {
     type: 'integer',

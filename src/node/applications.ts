@@ -28,7 +28,7 @@ import { AccountPrompts } from '../verbs/prompts.ts';
 import { DEFAULT_RECORDING_BOOK, RecordingBook } from '../verbs/recording-book.ts';
 import { StatusCallbacks } from '../verbs/status-callbacks.ts';
 import { DEFAULT_XML_LIMITS } from '../verbs/xml.ts';
-import type { NodeParts } from './base.ts';
+import { type NodeParts, ownHostsOf } from './base.ts';
 import { webhookPolicy } from './foundations.ts';
 
 export interface Applications {
@@ -172,14 +172,15 @@ export async function mountHttp(
   },
 ): Promise<void> {
   const { clock, log, store, http, router, flows, recorder, ledger, assets, publicUrl } = parts;
-  const { account, drain } = parts;
+  const { account, config, drain } = parts;
   const { recordings } = assets;
   const api = createRestApi({
     store,
     publicUrl,
     clock,
     log,
-    options: DEFAULT_REST,
+    options: { ...DEFAULT_REST, wideAddressBlocks: config['trunk.wideAddressBlocks'] },
+    ownHosts: ownHostsOf(config, publicUrl),
     ...parts.views,
     admin: { drain, accountSid: account.sid },
     calls: new LiveCallControl({ clock, router, flows, recorder }),

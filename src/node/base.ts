@@ -3,6 +3,7 @@
  * and the few words of the configuration that mean more than a value.
  */
 
+import { unmapped } from '../core/address.ts';
 import type { realClock } from '../core/clock.ts';
 import { CODEC_NAMES, type CodecName } from '../core/codec.ts';
 import type { Config } from '../core/config.ts';
@@ -57,6 +58,14 @@ export function listenSpecs(config: Config): ListenSpec[] {
     const advertise = host === '' ? {} : { advertise: { host } };
     return { transport, address, port, ...advertise };
   });
+}
+
+/** Names and addresses of this node itself: in a Request-URI they mean no account's anything. */
+export function ownHostsOf(config: Config, publicUrl: string): ReadonlySet<string> {
+  const listeners = listenSpecs(config).map(({ address }) => address);
+  const named = [config['sip.advertise'], config['node.name'], new URL(publicUrl).hostname];
+  const hosts = [...listeners, ...named].map((host) => unmapped(host).toLowerCase());
+  return new Set(hosts.filter((host) => host !== ''));
 }
 
 export function codecsOf(config: Config): CodecName[] {

@@ -12,7 +12,6 @@ import { DEFAULT_EDGE, Edge } from '../call/edge.ts';
 import type { Egress } from '../call/egress.ts';
 import type { FileJournal } from '../call/journal.ts';
 import { callRow } from '../call/ledger.ts';
-import { DEFAULT_LEG_POLICY } from '../call/leg.ts';
 import { DEFAULT_LEG_MEDIA } from '../call/media-terms.ts';
 import type { StoreRouteTable } from '../call/route-table.ts';
 import { type CallNotice, DEFAULT_ROUTER, Router } from '../call/router.ts';
@@ -25,9 +24,9 @@ import { classifyAddress } from '../core/address.ts';
 import type { MediaEngine } from '../media/engine.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
 import type { Resolver } from '../sip/resolver.ts';
-import type { ReferMode } from '../store/trunk-policy.ts';
 import { codecsOf, listenSpecs, type NodeParts } from './base.ts';
 import { MediaQuality } from './media-quality.ts';
+import { plainPolicy } from './sip-transports.ts';
 
 export type Joined = NodeParts & { bus: LocalBus; journal: FileJournal; trace: TraceBook };
 
@@ -126,7 +125,7 @@ export function createRouter(
       ...DEFAULT_ROUTER,
       trustedSources: config['sip.trusted'],
       fromDomain: fromDomain(config),
-      plainPolicy: { ...DEFAULT_LEG_POLICY, refer: config['sip.refer'] as ReferMode },
+      plainPolicy: plainPolicy(config),
       trunkWaitMs: config['trunk.waitMs'],
       defaultRoute: {
         accountSid: account.sid,

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { DEFAULT_CALL_OPTIONS } from '../call/call.ts';
 import { DEFAULT_EGRESS, Egress } from '../call/egress.ts';
 import { InboundGate } from '../call/inbound-gate.ts';
+import { legPolicyOf } from '../call/leg.ts';
 import { DEFAULT_ROUTE_TABLE, StoreRouteTable } from '../call/route-table.ts';
 import { Stir, stirOptions } from '../call/stir.ts';
 import type { TraceBook } from '../call/trace.ts';
@@ -28,9 +29,16 @@ import { DEFAULT_PRUNING, Pruning } from '../store/pruning.ts';
 import { DEFAULT_STORE } from '../store/sql.ts';
 import { DEFAULT_SQLITE, openSqlite } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
-import { AGENT, type Base, listenSpecs, type NodeHealth, type NodeParts } from './base.ts';
+import {
+  AGENT,
+  type Base,
+  listenSpecs,
+  type NodeHealth,
+  type NodeParts,
+  ownHostsOf,
+} from './base.ts';
 import type { Registry } from './registrations.ts';
-import { connectionOptions, createLayers, gateOptions } from './sip-transports.ts';
+import { connectionOptions, createLayers, gateOptions, plainPolicy } from './sip-transports.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -139,15 +147,20 @@ export function webhookPolicy(config: Config) {
   };
 }
 
-export function createRoutes({ config, clock, log, store }: NodeParts): StoreRouteTable {
+export function createRoutes(
+  { config, clock, log, store, publicUrl }: NodeParts,
+  { registrar }: Registry,
+): StoreRouteTable {
   return new StoreRouteTable({
     store,
     clock,
     log,
+    prover: registrar.prover,
     options: {
       ...DEFAULT_ROUTE_TABLE,
       trustedSources: config['sip.trusted'],
       realm: config['sip.advertise'] || 'tandem',
+      ownHosts: ownHostsOf(config, publicUrl),
     },
   });
 }
@@ -162,8 +175,7 @@ export function createEndpoint(
   const resolver = createResolver(base);
   const egress = new Egress({
     guard: dialGuard(config),
-    isKnown: (address) =>
-      routes.isKnown(address) || routes.isGateway(address) || location.isSource(address),
+    isRegistered: (address) => location.isSource(address),
     ...DEFAULT_EGRESS,
   });
   const gate = new InboundGate({ routes, trace, registered: callers });
@@ -179,8 +191,12 @@ export function createEndpoint(
     policy: {
       admit: (request, source) => gate.admit(request, source),
       authenticate: (request, source) => gate.authenticate(request, source),
+      sessionPolicyOf: (request, source) => {
+        const trunk = routes.trunkPolicyOf(request, source);
+        return trunk === null ? plainPolicy(config) : legPolicyOf(trunk);
+      },
       trusts: (address) => routes.isKnown(address),
-      allowAddress: (address) => egress.permits(address),
+      allowAddress: (address) => egress.reaches(address),
       isFlow: (peer) => location.isFlow(peer),
       registrar,
     },

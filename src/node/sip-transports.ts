@@ -2,11 +2,13 @@
  * What the SIP transports of a node are made with: TLS, WebSocket, and the bounds of connections.
  * Only which key becomes which option; no behaviour.
  */
+import { DEFAULT_LEG_POLICY, type LegPolicy } from '../call/leg.ts';
 import type { Config } from '../core/config.ts';
 import { type ConnectionOptions, DEFAULT_CONNECTION } from '../sip/connection.ts';
 import { DEFAULT_GATE, type GateOptions } from '../sip/gate.ts';
 import { StreamLayers } from '../sip/layers.ts';
 import { DEFAULT_TRUST, type TrustOptions } from '../sip/trust.ts';
+import type { ReferMode } from '../store/trunk-policy.ts';
 import type { Base } from './base.ts';
 
 /** Throws `CONFIG_BAD_VALUE`. */
@@ -41,6 +43,11 @@ export function createLayers({ config, clock, log, metrics }: Base): StreamLayer
   return layers;
 }
 
+/** Of who comes through no trunk. */
+export function plainPolicy(config: Config): LegPolicy {
+  return { ...DEFAULT_LEG_POLICY, refer: config['sip.refer'] as ReferMode };
+}
+
 /** What strangers and phones may cost. */
 export function gateOptions(config: Config): GateOptions & TrustOptions {
   const strangersPerSecond = config['sip.strangersPerSecondMax'];
@@ -52,6 +59,7 @@ export function gateOptions(config: Config): GateOptions & TrustOptions {
     strangersBurst: 2 * strangersPerSecond,
     strangersTotalPerSecond: config['sip.strangersTotalPerSecondMax'],
     strangersWindowMs: config['sip.strangersWindowMs'],
+    strangersAnsweredMs: config['sip.strangersAnsweredMs'],
     strangersStrikesMax: config['sip.strangersStrikesMax'],
     strangersSilenceMs: config['sip.strangersSilenceMs'],
     scanners: config['sip.scanners'].map((word) => word.toLowerCase()),

@@ -78,6 +78,8 @@ export function trunkViews(
     explainer: new Explainer({
       routes,
       router,
+      registered: parts.registry.callers,
+      reach: edge.reach,
       mediaOf: (sdp) => edge.mediaOf(sdp),
       domain: fromDomain(config),
       dialTarget: (written) => dialTarget(written, null),

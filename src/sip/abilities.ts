@@ -7,59 +7,59 @@ import { receivedInfo } from './info.ts';
 import type { HeaderField } from './message.ts';
 import type { SessionOptions, SessionPolicy } from './session-report.ts';
 import { ALLOW_EVENTS_FIELD } from './side-report.ts';
-import { ALLOW_FIELD } from './user-agent.ts';
 
-const WITH_REFER: HeaderField = ['Allow', `${ALLOW_FIELD[1]}, REFER, SUBSCRIBE`];
+/**
+ * Methods that are carried out. Others that are known get 405, and 501 is for the rest. NOTIFY is
+ * among them as any session of ours may send REFER (RFC 3515 §2.4.4).
+ */
+const METHODS = 'INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, NOTIFY';
+
+/**
+ * `first`: on the INVITE that begins a call. `standing`: on requests within the dialog and on 2xx.
+ * `described`: the answer to OPTIONS (RFC 3261 §11.2), what an INVITE would be told.
+ */
+type Occasion = 'first' | 'standing' | 'described';
 
 function mayRefer({ refer = 'refuse' }: SessionPolicy): boolean {
   return refer !== 'refuse';
 }
 
-/** On requests within the dialog and on 2xx. */
-export function standing(policy: SessionPolicy, options: SessionOptions): HeaderField[] {
-  const refers = mayRefer(policy);
-  const supported: string[] = [];
-  if (policy.sessionTimer.mode !== 'off') supported.push('timer');
-  if (refers) supported.push('replaces', 'norefersub');
-  const fields = [refers ? WITH_REFER : ALLOW_FIELD];
-  if (supported.length > 0) fields.push(['Supported', supported.join(', ')]);
-  if (refers) fields.push(ALLOW_EVENTS_FIELD);
-  return [...fields, ...receivedInfo(options)];
+function allowField(policy: SessionPolicy, hasRegistrar: boolean): HeaderField {
+  const refers = mayRefer(policy) ? ', REFER, SUBSCRIBE' : '';
+  return ['Allow', `${METHODS}${refers}${hasRegistrar ? ', REGISTER' : ''}`];
 }
 
-/** On the first INVITE, with what policy asks of the peer there. */
-export function first(policy: SessionPolicy, options: SessionOptions): HeaderField[] {
+function supported(occasion: Occasion, policy: SessionPolicy): string {
   const { reliable, sessionTimer } = policy;
-  const refers = mayRefer(policy);
+  const tags: string[] = [];
+  if (occasion !== 'standing' && reliable !== 'off') tags.push('100rel');
   // RFC 6228 §4: who reads 199 may be told that a branch of a fork is over.
-  const supported = ['199'];
-  if (reliable !== 'off') supported.unshift('100rel');
-  if (sessionTimer.mode !== 'off') supported.push('timer');
-  if (refers) supported.push('replaces', 'norefersub');
-  const fields: HeaderField[] = [
-    refers ? WITH_REFER : ALLOW_FIELD,
-    ['Supported', supported.join(', ')],
-    ...receivedInfo(options),
-  ];
-  if (refers) fields.push(ALLOW_EVENTS_FIELD);
-  if (reliable === 'require') fields.push(['Require', '100rel']);
+  if (occasion === 'first') tags.push('199');
+  if (sessionTimer.mode !== 'off') tags.push('timer');
+  if (mayRefer(policy)) tags.push('replaces', 'norefersub');
+  return tags.join(', ');
+}
+
+/** `hasRegistrar`: outside of dialogs, where phones may register with us. */
+export function abilities(
+  occasion: Occasion,
+  policy: SessionPolicy,
+  options: SessionOptions,
+  hasRegistrar = false,
+): HeaderField[] {
+  const fields: HeaderField[] = [allowField(policy, hasRegistrar)];
+  if (occasion === 'described') fields.push(...ACCEPTED);
+  const tags = supported(occasion, policy);
+  if (tags !== '') fields.push(['Supported', tags]);
+  if (mayRefer(policy)) fields.push(ALLOW_EVENTS_FIELD);
+  fields.push(...receivedInfo(options));
+  if (occasion === 'first' && policy.reliable === 'require') fields.push(['Require', '100rel']);
   return fields;
 }
 
-/** The answer to OPTIONS (RFC 3261 §11.2): what an INVITE would be told, and what it may carry. */
-export function described(policy: SessionPolicy, options: SessionOptions): HeaderField[] {
-  const supported = [];
-  if (policy.reliable !== 'off') supported.push('100rel');
-  if (policy.sessionTimer.mode !== 'off') supported.push('timer');
-  const refers = mayRefer(policy);
-  if (refers) supported.push('replaces', 'norefersub');
-  const fields: HeaderField[] = [
-    refers ? WITH_REFER : ALLOW_FIELD,
-    ['Accept', 'application/sdp'],
-    ['Accept-Encoding', 'identity'],
-    ['Accept-Language', 'en'],
-  ];
-  if (supported.length > 0) fields.push(['Supported', supported.join(', ')]);
-  if (refers) fields.push(ALLOW_EVENTS_FIELD);
-  return [...fields, ...receivedInfo(options)];
-}
+/** What an INVITE may carry. */
+const ACCEPTED: readonly HeaderField[] = [
+  ['Accept', 'application/sdp'],
+  ['Accept-Encoding', 'identity'],
+  ['Accept-Language', 'en'],
+];

@@ -100,6 +100,8 @@ export type AuthVerdict =
       readonly kind: 'challenge';
       /** Makes and checks the nonces of the realm. */
       readonly server: DigestServer;
+      /** To whose address nonces are issued, and from where alone they are good. */
+      readonly peer: string;
       readonly accountOf: (username: string) => DigestAccount | null;
     };
 
@@ -112,13 +114,13 @@ export type AuthResult =
 export function authenticate(request: SipMessage, verdict: AuthVerdict): AuthResult {
   if (verdict.kind === 'accept') return { kind: 'accepted', identity: verdict.identity ?? null };
   if (verdict.kind === 'refuse') return { kind: 'refused', error: null, code: verdict.code };
-  const { server, accountOf } = verdict;
+  const { server, peer, accountOf } = verdict;
   let isStale = false;
   try {
     const sent = server.read(request.headers('Authorization'));
     if (sent !== null) {
       const account = accountOf(decodeUtf8(sent.username));
-      const checked = server.verify(sent, request, account);
+      const checked = server.verify(sent, request, account, peer);
       if (checked.ok) return { kind: 'accepted', identity: null };
       isStale = checked.reason === 'stale';
     }
@@ -127,7 +129,7 @@ export function authenticate(request: SipMessage, verdict: AuthVerdict): AuthRes
     return { kind: 'refused', error, code: error.code };
   }
   const headers = server
-    .challenge(isStale)
+    .challenge(isStale, peer)
     .map((value): HeaderField => ['WWW-Authenticate', value]);
   return { kind: 'challenged', headers };
 }

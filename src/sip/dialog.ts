@@ -30,6 +30,8 @@ export interface DialogRecord {
   readonly routeSet: readonly string[];
   /** Left out where the peer has not said so. */
   readonly allowsUpdate?: boolean;
+  /** Left out where it is not. */
+  readonly isSips?: boolean;
 }
 
 export class Dialog {
@@ -42,6 +44,8 @@ export class Dialog {
   offerBy: 'nobody' | 'us' | 'peer' = 'nobody';
   /** The peer's Allow names UPDATE (RFC 3311 §4). */
   allowsUpdate: boolean;
+  /** Begun with a sips URI: our own Contact is one then (§12.1.1). */
+  readonly isSips: boolean;
   #routeSet: readonly string[];
   #localSequence: number;
   #remoteSequence: number;
@@ -54,6 +58,7 @@ export class Dialog {
     this.localParty = record.localParty;
     this.remoteParty = record.remoteParty;
     this.allowsUpdate = record.allowsUpdate ?? false;
+    this.isSips = record.isSips ?? false;
     this.#routeSet = record.routeSet;
     this.#localSequence = record.localSequence;
     this.#remoteSequence = record.remoteSequence;
@@ -72,7 +77,11 @@ export class Dialog {
       remoteTarget: this.#remoteTarget,
       routeSet: this.#routeSet,
     };
-    return this.allowsUpdate ? { ...record, allowsUpdate: true } : record;
+    return {
+      ...record,
+      ...(this.allowsUpdate ? { allowsUpdate: true } : {}),
+      ...(this.isSips ? { isSips: true } : {}),
+    };
   }
 
   get routeSet(): readonly string[] {
@@ -174,6 +183,8 @@ export class Dialog {
 
 /** The dialog that an INVITE we accept makes (§12.1.1). */
 export function dialogOfRequest(request: SipMessage, localTag: string): Dialog {
+  const [route] = request.list('Record-Route');
+  const asked = isSips(request.uri) || isSips(uriOf(route ?? request.list('Contact')[0]));
   const dialog = new Dialog({
     callId: detach(request.callId),
     localTag,
@@ -186,6 +197,7 @@ export function dialogOfRequest(request: SipMessage, localTag: string): Dialog {
     // RFC 2543 peers may leave Contact out; From is then what is known of them.
     remoteTarget: contactOf(request) ?? detach(parseAddress(request.header('From') ?? '').uriText),
     routeSet: request.list('Record-Route').map(detach),
+    ...(asked ? { isSips: true } : {}),
   });
   dialog.learn(request);
   return dialog;
@@ -206,6 +218,7 @@ export function dialogOfResponse(
     remoteSequence: -1,
     remoteTarget: contactOf(response) ?? sent.uri,
     routeSet: routesOf(response),
+    ...(isSips(sent.uri) ? { isSips: true } : {}),
   });
   dialog.learn(response);
   return dialog;
@@ -220,6 +233,14 @@ function routesOf(response: SipMessage): readonly string[] {
 function contactOf(message: SipMessage): string | null {
   const first = message.list('Contact')[0];
   return first === undefined || first === '' ? null : detach(parseAddress(first).uriText);
+}
+
+function uriOf(value: string | undefined): string {
+  return value === undefined || value === '' ? '' : parseAddress(value).uriText;
+}
+
+export function isSips(uri: string): boolean {
+  return /^sips:/i.test(uri);
 }
 
 /** From or To without the tag, in the bracket form; other parameters go as well. */

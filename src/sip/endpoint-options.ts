@@ -25,6 +25,8 @@ export interface EndpointPolicy {
   admit?(request: SipMessage, source: Source): ErrorCode | null;
   /** An INVITE that was admitted: whether its sender has to prove who they are. */
   authenticate?(request: SipMessage, source: Source): AuthVerdict;
+  /** How its sender would have a call, for OPTIONS and Allow; the endpoint's own when absent. */
+  sessionPolicyOf?(request: SipMessage, source: Source): SessionPolicy;
   /** A peer we know by address: no rate limits, connections of its own, full answers. */
   trusts?(address: string): boolean;
   /** Whether a phone registered over this flow: its keep-alives are answered. */

@@ -9,7 +9,7 @@ import { EventEmitter } from 'node:events';
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, ERRORS, type ErrorCode, GatewayError } from '../core/errors.ts';
 import { type Log, redact } from '../core/log.ts';
-import { described } from './abilities.ts';
+import { abilities } from './abilities.ts';
 import {
   authenticate,
   CallCredentials,
@@ -304,7 +304,7 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       });
       return;
     }
-    const refusal = screen(request);
+    const refusal = screen(request, source, () => this.#told(request, source));
     if (refusal !== null) {
       this.#refuse(request, source, refusal.code, refusal.headers);
     } else if (session !== undefined) {
@@ -359,8 +359,14 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
       this.#refuse(request, source, 'DRAINING');
       return;
     }
-    const headers = described(this.sessionOptions.policy, this.sessionOptions);
+    const headers = this.#told(request, source);
     this.ua.answerStateless(request, source, 200, { toTag: this.#statelessTag, headers });
+  }
+
+  #told(request: SipMessage, source: Source): HeaderField[] {
+    const { sessionOptions: own } = this;
+    const policy = this.#policy.sessionPolicyOf?.(request, source) ?? own.policy;
+    return abilities('described', policy, own, this.#policy.registrar !== undefined);
   }
 
   #invited(request: SipMessage, source: Source): void {

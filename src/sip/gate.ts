@@ -3,9 +3,11 @@
  * are never held up: a flood cannot hurt a carrier. A registered flow has a rate of its own.
  * Strangers have little:
  *
- * - Of a datagram flow one request without credentials in a window is looked at, and so gets one
- *   stateless answer at most. What else comes meanwhile is dropped unread; a repetition after it is
- *   answered again.
+ * - A datagram flow gets one stateless answer, and is remembered as answered for the life of a
+ *   client transaction: other requests are dropped unread so long, at whatever rate they come. The
+ *   very request that was answered may have lost its answer: it gets it once more after a window.
+ *   Credentials with the nonce of our last challenge to the flow are an attempt at a proof, by
+ *   someone who reads what we send there: they pass.
  * - Who keeps on without proving anything is not heard at all for a while, and whoever names itself
  *   as a known scanner for longer, with no answer ever.
  * - An address may be answered so often, over all its ports; and so may all strangers together.
@@ -14,7 +16,7 @@
  * one entry a flow in one bounded table, and none at all once strangers are over their total.
  */
 import { type Log, redact } from '../core/log.ts';
-import { hasCredentials, isAck, isResponse, peekUserAgent } from './peek.ts';
+import { answersChallenge, isAck, isResponse, peekUserAgent, requestPrint } from './peek.ts';
 import type { PeerAddress } from './peer.ts';
 import { SourceLimit } from './source-limit.ts';
 import { flowKey, type Trust } from './trust.ts';
@@ -27,8 +29,10 @@ export interface GateOptions {
   readonly strangersSourcesMax: number;
   /** Messages of all strangers together that are parsed. */
   readonly strangersTotalPerSecond: number;
-  /** One answer to a flow that shows no credentials, in so long. */
+  /** After so long the request that was answered is answered once more. */
   readonly strangersWindowMs: number;
+  /** One request of a flow that does not answer a challenge is answered in so long. */
+  readonly strangersAnsweredMs: number;
   /** Requests without a proof after which a flow is silenced; one is forgiven each window. */
   readonly strangersStrikesMax: number;
   readonly strangersSilenceMs: number;
@@ -55,6 +59,7 @@ export const DEFAULT_GATE: GateOptions = {
   strangersSourcesMax: 16_384,
   strangersTotalPerSecond: 1000,
   strangersWindowMs: 4000,
+  strangersAnsweredMs: 32_000,
   strangersStrikesMax: 10,
   strangersSilenceMs: 60_000,
   scanners: SCANNERS,
@@ -76,8 +81,14 @@ export const DROP_REASONS = [
 export type DropReason = (typeof DROP_REASONS)[number];
 
 interface Flow {
-  /** When the last request without credentials was let through. */
+  /** When the one request was let through. */
   answeredMs: number;
+  /** Which one that was: `requestPrint`. */
+  answered: number;
+  /** It was answered once more. */
+  isRepeated: boolean;
+  /** Of our last challenge; '' when there was none. */
+  nonce: string;
   strikes: number;
   struckMs: number;
   silentUntilMs: number;
@@ -154,6 +165,12 @@ export class Gate {
     this.#flows.delete(flowKey(peer));
   }
 
+  /** Somebody there is asked for a proof, with that nonce. */
+  challenged(peer: PeerAddress, nonce: string): void {
+    const flow = this.#flows.get(flowKey(peer));
+    if (flow !== undefined) flow.nonce = nonce;
+  }
+
   #judge(text: string, peer: PeerAddress, nowMs: number): DropReason | null {
     const key = flowKey(peer);
     const flow = this.#flows.get(key);
@@ -162,9 +179,9 @@ export class Gate {
     if (isAck(text)) return 'answered';
     if (flow !== undefined && this.#strike(flow, peer, nowMs)) return 'silenced';
     // A connection's source is certain, nothing is repeated on it, and silence would be a fault.
-    const isBare = peer.transport === 'udp' && !hasCredentials(text);
-    const { strangersWindowMs: windowMs } = this.#options;
-    if (isBare && flow !== undefined && nowMs - flow.answeredMs < windowMs) return 'answered';
+    const isBare = peer.transport === 'udp' && !answersChallenge(text, flow?.nonce ?? '');
+    const print = isBare ? requestPrint(text) : 0;
+    if (isBare && flow !== undefined && !this.#isDue(flow, print, nowMs)) return 'answered';
     if (!this.#total.take(ALL, nowMs)) return 'total';
     if (!this.#addresses.take(peer.address, nowMs)) return 'rate';
     const kept = flow ?? this.#remember(key, nowMs);
@@ -172,8 +189,25 @@ export class Gate {
       this.#silence(kept, peer, nowMs, 'scanner');
       return 'scanner';
     }
-    if (isBare) kept.answeredMs = nowMs;
+    if (isBare) this.#answered(kept, print, nowMs);
     return null;
+  }
+
+  #isDue(flow: Flow, print: number, nowMs: number): boolean {
+    const { strangersWindowMs, strangersAnsweredMs } = this.#options;
+    const agoMs = nowMs - flow.answeredMs;
+    if (agoMs >= strangersAnsweredMs) return true;
+    return !flow.isRepeated && print === flow.answered && agoMs >= strangersWindowMs;
+  }
+
+  #answered(flow: Flow, print: number, nowMs: number): void {
+    if (nowMs - flow.answeredMs < this.#options.strangersAnsweredMs) {
+      flow.isRepeated = true;
+      return;
+    }
+    flow.answeredMs = nowMs;
+    flow.answered = print;
+    flow.isRepeated = false;
   }
 
   /** True when that was one too many. */
@@ -208,7 +242,10 @@ export class Gate {
       if (oldest !== undefined) this.#flows.delete(oldest);
     }
     const never = Number.NEGATIVE_INFINITY;
-    const flow = { answeredMs: never, strikes: 1, struckMs: nowMs, silentUntilMs: never };
+    const flow: Flow = {
+      ...{ answeredMs: never, answered: 0, isRepeated: false, nonce: '' },
+      ...{ strikes: 1, struckMs: nowMs, silentUntilMs: never },
+    };
     this.#flows.set(key, flow);
     return flow;
   }

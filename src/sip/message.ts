@@ -384,6 +384,7 @@ const REASONS: Readonly<Record<number, string>> = {
   436: 'Bad Identity Info',
   437: 'Unsupported Credential',
   438: 'Invalid Identity Header',
+  439: 'First Hop Lacks Outbound Support',
   480: 'Temporarily Unavailable',
   469: 'Bad Info Package',
   481: 'Call/Transaction Does Not Exist',

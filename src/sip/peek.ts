@@ -7,6 +7,7 @@ const TO_TAG = /\n(?:to|t)[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=[ \t]*([^\s;,>]+)/i;
 const FROM_TAG = /\n(?:from|f)[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=[ \t]*([^\s;,>]+)/i;
 const BRANCH = /\n(?:via|v)[ \t]*:[^\r\n,]*;[ \t]*branch[ \t]*=[ \t]*([^\s;,]+)/i;
 const CSEQ_METHOD = /\ncseq[ \t]*:[ \t]*\d+[ \t]+([A-Z]+)/i;
+const CALL_ID = /\n(?:call-id|i)[ \t]*:[ \t]*([^\s]+)/i;
 const CREDENTIALS = /\n(?:proxy-)?authorization[ \t]*:/i;
 const USER_AGENT = /\n(?:user-agent|server)[ \t]*:[ \t]*([^\r\n]*)/i;
 /** Further down there is a body, or an attempt to make us read. */
@@ -49,8 +50,22 @@ function transactionOf(text: string): string {
   return branch === undefined || method === undefined ? '' : `${branch}|${method}`;
 }
 
-export function hasCredentials(text: string): boolean {
-  return CREDENTIALS.test(head(text));
+/** Whether it has credentials, with a nonce that we gave; '' is none. */
+export function answersChallenge(text: string, nonce: string): boolean {
+  const start = head(text);
+  return nonce !== '' && CREDENTIALS.test(start) && start.includes(nonce);
+}
+
+/** A small number that is the same of a request and its repetitions, and hardly of another. */
+export function requestPrint(text: string): number {
+  const start = head(text);
+  const branch = BRANCH.exec(start)?.[1] ?? '';
+  const callId = CALL_ID.exec(start)?.[1] ?? '';
+  let print = 0x811c9dc5; // FNV-1a
+  for (const char of `${branch} ${callId}`) {
+    print = Math.imul(print ^ char.charCodeAt(0), 0x01000193);
+  }
+  return print;
 }
 
 export function peekUserAgent(text: string): string {

@@ -4,6 +4,7 @@
  * is the asker's to judge; nothing in it is believed here.
  */
 import { asGatewayError } from '../core/errors.ts';
+import { isSips } from './dialog.ts';
 import type { OutgoingRequest, SipMessage } from './message.ts';
 import type { Hop } from './peer.ts';
 import type { Target } from './resolver.ts';
@@ -103,7 +104,7 @@ class Ping implements ClientUser {
         ['To', `<${uri}>`],
         ['Call-ID', this.#callId],
         ['CSeq', `${this.#sequence} OPTIONS`],
-        ['Contact', this.#ua.contact(hop.local)],
+        ['Contact', this.#ua.contact(hop.local, isSips(uri))],
         ['Accept', 'application/sdp'],
       ],
       body: '',

@@ -6,6 +6,7 @@ import type { ErrorCode } from '../core/errors.ts';
 import type { HeaderField, SipMessage } from './message.ts';
 import type { Source } from './peer.ts';
 import type { Registrar } from './registrar.ts';
+import { isBared } from './screening.ts';
 import type { TransactionTable } from './transaction.ts';
 import type { UserAgent } from './user-agent.ts';
 
@@ -28,6 +29,10 @@ export function serveRegister(
   // Phones that come go to another node then. For those that are here nothing is drained.
   if (desk.isDraining) {
     desk.refuse('DRAINING');
+    return;
+  }
+  if (isBared(request, source)) {
+    desk.refuse('SIP_FORBIDDEN');
     return;
   }
   if (desk.transactions.isMerged(request)) {

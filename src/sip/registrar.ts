@@ -13,7 +13,6 @@ import { asGatewayError, type ErrorCode, type ErrorDetails, GatewayError } from 
 import { type Log, redact, type Secret } from '../core/log.ts';
 import type { Metrics } from '../core/metrics.ts';
 import { type AccountSid, newSid, type SipDomainSid } from '../core/sid.ts';
-import { AttemptLimit } from './attempt-limit.ts';
 import {
   type Address,
   addressOf,
@@ -30,16 +29,10 @@ import {
   secondsOf,
 } from './binding.ts';
 import type { AuthVerdict } from './challenge.ts';
-import { type DigestAccount, type DigestCredentials, DigestServer } from './digest.ts';
+import type { DigestAccount } from './digest.ts';
+import { DigestProver, type Proof } from './digest-prover.ts';
 import type { Gruu } from './gruu.ts';
-import {
-  decodeUtf8,
-  detach,
-  type HeaderField,
-  parseNameAddr,
-  parseUri,
-  type SipMessage,
-} from './message.ts';
+import { detach, type HeaderField, parseNameAddr, parseUri, type SipMessage } from './message.ts';
 import { isSecure, type Source } from './peer.ts';
 import type { RegistrarOptions } from './registrar-options.ts';
 import { SourceLimit } from './source-limit.ts';
@@ -96,12 +89,11 @@ export class Registrar {
   readonly #location: LocationService;
   readonly #accounts: RegistrarAccounts;
   readonly #gruu: Gruu;
-  readonly #secret: Secret;
   readonly #options: RegistrarOptions;
-  readonly #attempts: AttemptLimit;
   readonly #pace: SourceLimit;
-  readonly #servers = new Map<string, DigestServer>();
   readonly #outcomes;
+  /** Also of those who call: failures of both count together. */
+  readonly prover: DigestProver;
 
   constructor(parts: {
     clock: Clock;
@@ -119,10 +111,9 @@ export class Registrar {
     this.#location = parts.location;
     this.#accounts = parts.accounts;
     this.#gruu = parts.gruu;
-    this.#secret = parts.secret;
     this.#options = parts.options;
-    const { perSecondMax, addressesMax, attempts } = parts.options;
-    this.#attempts = new AttemptLimit(attempts);
+    this.prover = new DigestProver(parts);
+    const { perSecondMax, addressesMax } = parts.options;
     this.#pace = new SourceLimit({
       perSecond: perSecondMax,
       burst: perSecondMax,
@@ -163,35 +154,35 @@ export class Registrar {
   }
 
   /**
-   * An INVITE of somebody who is registered: that it is they. The proof is of the same domain and
-   * by the same password; its identity is what routing knows a registered phone by.
+   * An INVITE to a domain where phones register: that its caller is one of them. The proof is of
+   * the same domain and by the same password; its identity is what routing knows a registered phone
+   * by. `user`: who is registered where it comes from; null: nobody, and that cannot be told.
    */
   proveCaller(
     request: SipMessage,
     source: Source,
-    caller: { readonly address: Address; readonly domain: RegistrarDomain },
+    { domain, user }: { readonly domain: RegistrarDomain; readonly user: string | null },
   ): AuthVerdict {
-    const { address, domain } = caller;
-    const server = this.#serverOf(domain);
-    const accountOf = (username: string): DigestAccount | null =>
-      username === address.user ? this.#accounts.find(domain, username) : null;
-    let isBelieved = true;
+    const server = this.prover.serverOf(domain.name);
+    const accountOf = (name: string): DigestAccount | null => this.#accounts.find(domain, name);
+    let isStale = false;
     try {
-      const sent = server.read(request.headers('Authorization'));
-      if (sent !== null) {
-        const proof = this.#prove({ sent, request, source, server, peer: '' }, domain, accountOf);
-        if (proof === 'right') return { kind: 'accept', identity: registeredAt(domain.sid) };
-        isBelieved = proof !== 'closed';
+      const proof = this.#prove(request, source, domain);
+      if (proof.kind === 'right') {
+        if (proof.username !== user) return { kind: 'refuse', code: 'SIP_FORBIDDEN' };
+        return { kind: 'accept', identity: registeredAt(domain.sid) };
       }
+      isStale = proof.kind === 'stale';
     } catch (thrown) {
       if (!(thrown instanceof GatewayError)) throw thrown;
     }
-    return { kind: 'challenge', server, accountOf: isBelieved ? accountOf : () => null };
+    const peer = source.address;
+    return { kind: 'challenge', server, peer, accountOf: isStale ? accountOf : () => null };
   }
 
   /** Failures and proofs that are remembered. */
   get attemptsHeld(): number {
-    return this.#attempts.size;
+    return this.prover.attemptsHeld;
   }
 
   // --- Who it is ------------------------------------------------------------------------------
@@ -224,72 +215,30 @@ export class Registrar {
     domain: RegistrarDomain,
     address: Address,
   ): RegisterRefusal | null {
-    const server = this.#serverOf(domain);
-    const peer = source.address;
-    const sent = server.read(request.headers('Authorization'));
-    let isStale = false;
-    if (sent !== null) {
-      const accountOf = (name: string) => this.#accounts.find(domain, name);
-      const asked = { sent, request, source, server, peer };
-      const proof = this.#prove(asked, domain, accountOf);
-      if (proof === 'right') {
-        // Everybody speaks for himself, whether the other exists or not (§10.3 item 4).
-        if (decodeUtf8(sent.username) === address.user) return null;
-        return refusal('SIP_FORBIDDEN');
-      }
-      isStale = proof === 'stale';
+    const proof = this.#prove(request, source, domain);
+    if (proof.kind === 'right') {
+      // Everybody speaks for himself, whether the other exists or not (§10.3 item 4).
+      return proof.username === address.user ? null : refusal('SIP_FORBIDDEN');
     }
-    const fields = server.challenge(isStale, peer);
+    const server = this.prover.serverOf(domain.name);
+    const fields = server.challenge(proof.kind === 'stale', source.address);
     return refusal(
       'SIP_AUTH_REQUIRED',
       fields.map((value): HeaderField => ['WWW-Authenticate', value]),
     );
   }
 
-  /** The same work whatever the outcome: the delay of a guesser must not tell of the user. */
-  #prove(
-    asked: {
-      sent: DigestCredentials;
-      request: SipMessage;
-      source: Source;
-      server: DigestServer;
-      /** To whom the nonce must have been issued; '' to anybody. */
-      peer: string;
-    },
-    domain: RegistrarDomain,
-    accountOf: (username: string) => DigestAccount | null,
-  ): 'right' | 'stale' | 'wrong' | 'closed' {
-    const { sent, request, source, server, peer } = asked;
-    const username = decodeUtf8(sent.username);
-    const name = `${username}@${domain.name}`;
-    const nowMs = this.#clock.monotonicMs();
-    const isOpen = this.#attempts.isOpen(source.address, name, nowMs);
-    const account = accountOf(username);
-    const checked = server.verify(sent, request, isOpen ? account : null, peer);
-    if (checked.ok) {
-      this.#attempts.succeeded(source.address, name);
-      return 'right';
-    }
-    if (checked.reason === 'stale') return 'stale';
-    // A nonce of another place or time tells nothing about the password.
-    if (isOpen && checked.reason === 'wrong' && server.isFresh(sent.nonce, peer)) {
-      this.#attempts.failed(source.address, name, nowMs);
-      const fields = { source: redact(source.address, 7), domain: domain.name };
-      this.#log.debug(fields, 'wrong credentials');
-    }
-    return isOpen ? 'wrong' : 'closed';
-  }
-
-  #serverOf({ name: realm }: RegistrarDomain): DigestServer {
-    const known = this.#servers.get(realm);
-    if (known !== undefined) return known;
-    const { algorithms, nonceLifetimeMs, noncesMax } = this.#options;
-    const clock = this.#clock;
-    const nonceSecret = this.#secret;
-    const bounds = { nonceLifetimeMs, noncesMax };
-    const server = new DigestServer({ clock, realm, nonceSecret, algorithms, ...bounds });
-    this.#servers.set(realm, server);
-    return server;
+  #prove(request: SipMessage, source: Source, domain: RegistrarDomain): Proof<DigestAccount> {
+    const realm = domain.name;
+    return this.prover.prove(
+      request,
+      source,
+      { server: this.prover.serverOf(realm), realm },
+      (username) => {
+        const account = this.#accounts.find(domain, username);
+        return account === null ? [] : [account];
+      },
+    );
   }
 
   // --- What it says ---------------------------------------------------------------------------

@@ -76,11 +76,11 @@ export class RequestClient implements ClientUser {
 
   /** Our address there is another one. */
   #moved(request: OutgoingRequest, from: Local): OutgoingRequest {
-    const old = this.#ua.contact(from);
     const headers = request.headers.map((field): HeaderField => {
-      return field[0] === 'Contact' && field[1] === old
-        ? ['Contact', this.#ua.contact(this.#hop.local)]
-        : field;
+      if (field[0] !== 'Contact') return field;
+      const isSips = field[1] === this.#ua.contact(from, true);
+      const isOurs = isSips || field[1] === this.#ua.contact(from);
+      return isOurs ? ['Contact', this.#ua.contact(this.#hop.local, isSips)] : field;
     });
     return { ...request, headers };
   }

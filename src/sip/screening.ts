@@ -5,11 +5,12 @@
  */
 import { isIP } from 'node:net';
 import { asGatewayError, type ErrorCode } from '../core/errors.ts';
+import { isSips } from './dialog.ts';
 import type { HeaderField, SipMessage } from './message.ts';
 import { findSdp, mediaType } from './multipart.ts';
+import { isSecure, type PeerAddress } from './peer.ts';
 import { isLinkLocal, isUnicast } from './resolver.ts';
 import { ALLOW_EVENTS_FIELD } from './side-report.ts';
-import { ALLOW_FIELD } from './user-agent.ts';
 
 export interface Refusal {
   readonly code: ErrorCode;
@@ -27,9 +28,7 @@ const CARRIED_OUT = new Set([
   'UPDATE',
 ]);
 /** Known, and not offered: 405 says so, where 501 would say that we never heard of them. */
-const REFUSED = new Set(['REGISTER', 'MESSAGE']);
-/** Asks to be told of an event, or tells of one (RFC 6665, 3903): outside a dialog all unknown. */
-const OF_EVENTS = new Set(['SUBSCRIBE', 'PUBLISH']);
+const REFUSED = new Set(['REGISTER', 'MESSAGE', 'PUBLISH']);
 /** Carried out within a dialog, where its policy says so. */
 const IN_DIALOG = new Set(['REFER', 'NOTIFY', 'SUBSCRIBE']);
 /** Extensions that may be required: of which peer, its policy says later. */
@@ -44,9 +43,25 @@ const UNSUPPORTED_MAX = 32;
 const ACCEPT_FIELD: HeaderField = ['Accept', 'application/sdp'];
 const ACCEPT_ENCODING_FIELD: HeaderField = ['Accept-Encoding', 'identity'];
 
-/** Null when nothing speaks against the request. */
-export function screen(request: SipMessage): Refusal | null {
-  return screenMethod(request) ?? screenTarget(request) ?? screenExtensions(request);
+/** Null when nothing speaks against the request. `told`: what its sender is told to OPTIONS. */
+export function screen(
+  request: SipMessage,
+  source: PeerAddress,
+  told: () => readonly HeaderField[],
+): Refusal | null {
+  if (request.toTag === '' && isBared(request, source))
+    return { code: 'SIP_FORBIDDEN', headers: [] };
+  const allow = (): HeaderField[] => told().filter(([name]) => name === 'Allow');
+  return screenMethod(request, allow) ?? screenTarget(request) ?? screenExtensions(request);
+}
+
+/**
+ * RFC 3261 §26.2.2, RFC 5630: sips means TLS on every hop, the last one too: what is in the clear
+ * was let go by somebody. 403, not 416: that one asks for the same again with a sip URI (§8.1.3.5),
+ * and not 480: later it would be no more secure.
+ */
+export function isBared(request: SipMessage, source: PeerAddress): boolean {
+  return isSips(request.uri) && !isSecure(source.transport);
 }
 
 /** What holds for an INVITE that would begin a call, its body apart. */
@@ -58,18 +73,19 @@ export function screenInvite(request: SipMessage): Refusal | null {
   return null;
 }
 
-function screenMethod(request: SipMessage): Refusal | null {
+function screenMethod(request: SipMessage, allow: () => HeaderField[]): Refusal | null {
   const { method } = request;
   const isInDialog = request.toTag !== '';
   if (IN_DIALOG_ONLY.has(method) && !isInDialog) return { code: 'SIP_NO_DIALOG', headers: [] };
   if (CARRIED_OUT.has(method) || (isInDialog && IN_DIALOG.has(method))) return null;
   // RFC 6665 §4.1.3: nobody here subscribed to anything.
   if (method === 'NOTIFY') return { code: 'SIP_NO_DIALOG', headers: [] };
-  if (OF_EVENTS.has(method)) return { code: 'SIP_EVENT_UNKNOWN', headers: [ALLOW_EVENTS_FIELD] };
+  // Outside of a dialog no event is known. PUBLISH (RFC 3903) is of no package, so it is 405.
+  if (method === 'SUBSCRIBE') return { code: 'SIP_EVENT_UNKNOWN', headers: [ALLOW_EVENTS_FIELD] };
   // RFC 3515 §2.4.2: of strangers' wishes whom to call there is no end.
   if (method === 'REFER') return { code: 'SIP_FORBIDDEN', headers: [] };
-  if (REFUSED.has(method)) return { code: 'SIP_METHOD_REFUSED', headers: [ALLOW_FIELD] };
-  return { code: 'SIP_METHOD_UNKNOWN', headers: [ALLOW_FIELD] };
+  if (REFUSED.has(method)) return { code: 'SIP_METHOD_REFUSED', headers: allow() };
+  return { code: 'SIP_METHOD_UNKNOWN', headers: allow() };
 }
 
 /** An address that can be no service's is not asked for by mistake. */

@@ -12,7 +12,7 @@ import { EventEmitter } from 'node:events';
 import { asGatewayError, ERRORS, type ErrorCode, type GatewayError } from '../core/errors.ts';
 import { OwnBye } from './bye.ts';
 import { codeOfRefusal, codeOfStatus, q850Reason } from './cause.ts';
-import type { Dialog } from './dialog.ts';
+import { type Dialog, isSips } from './dialog.ts';
 import { Incoming, type IncomingOwner } from './incoming.ts';
 import type { InviteRemains } from './invite-head.ts';
 import type { InviteServer } from './invite-server.ts';
@@ -228,7 +228,7 @@ export class Session
       this.onSettled();
       return;
     }
-    this.#usage.localSdp = parts.sdp;
+    Object.assign(this.#usage, { localSdp: parts.sdp, isSips: isSips(parts.uri) });
     const { timer } = this.#changes;
     this.#outgoing = new Outgoing({ usage: this.#usage, owner: this, timer, parts });
     this.#source = parts.hops[0]?.peer ?? this.#source;

@@ -318,6 +318,10 @@ export class Transport {
     this.#gate.proved(peer, this.#wheel.nowMs());
   }
 
+  challenged(peer: PeerAddress, nonce: string): void {
+    this.#gate.challenged(peer, nonce);
+  }
+
   /** Strangers and flows that are remembered. */
   get sourcesHeld(): number {
     return this.#gate.size + this.#trust.size;

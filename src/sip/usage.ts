@@ -4,7 +4,7 @@
  * Fields and hardly a rule: `session.ts` makes it and tells what happens.
  */
 import { GatewayError } from '../core/errors.ts';
-import { described, first, standing } from './abilities.ts';
+import { abilities } from './abilities.ts';
 import type { CallCredentials } from './challenge.ts';
 import type { Dialog } from './dialog.ts';
 import type { InviteServer } from './invite-server.ts';
@@ -33,6 +33,8 @@ export class DialogUsage {
   server: InviteServer | null = null;
   /** Our last description that was agreed on, '' before that: what a refresh repeats. */
   localSdp = '';
+  /** Asked for with a sips URI, by the peer or by us: our Contact is one too. */
+  isSips: boolean;
 
   constructor(options: {
     ua: UserAgent;
@@ -52,6 +54,7 @@ export class DialogUsage {
     this.policy = options.policy;
     this.dialog = options.dialog;
     this.near = options.near;
+    this.isSips = options.dialog?.isSips ?? false;
   }
 
   /** As plain data. Throws `SIP_NO_DIALOG` while there is no dialog to speak of. */
@@ -70,21 +73,21 @@ export class DialogUsage {
   }
 
   contact(local: Local): HeaderField {
-    return ['Contact', this.ua.contact(local)];
+    return ['Contact', this.ua.contact(local, this.isSips)];
   }
 
   /** What we can, on requests within the dialog and on 2xx (RFC 3261 §20.37). */
   abilities(): readonly HeaderField[] {
-    return standing(this.policy, this.options);
+    return abilities('standing', this.policy, this.options);
   }
 
   /** The same on the first INVITE, and what policy asks of the peer there. */
   firstAbilities(): HeaderField[] {
-    return first(this.policy, this.options);
+    return abilities('first', this.policy, this.options);
   }
 
   /** Told to OPTIONS. */
   allAbilities(): HeaderField[] {
-    return described(this.policy, this.options);
+    return abilities('described', this.policy, this.options);
   }
 }

@@ -36,12 +36,6 @@ import type {
 import type { Transport } from './transport.ts';
 import type { Wheel } from './wheel.ts';
 
-/** Methods that are carried out. Others that are known get 405, and 501 is for the rest. */
-export const ALLOW_FIELD: HeaderField = [
-  'Allow',
-  'INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE',
-];
-
 export interface HopUser {
   onHop(hop: Hop): void;
   onNoHop(error: GatewayError): void;
@@ -96,12 +90,18 @@ export class UserAgent {
     return `SIP/2.0/${local.transport.toUpperCase()} ${local.sentBy};branch=${branch};rport${alias}`;
   }
 
-  /** The Contact we give to a peer that is reached from `local`. */
-  contact(local: Local): string {
+  /**
+   * The Contact we give to a peer that is reached from `local`. RFC 3261 §8.1.1.8, §12.1.1: sips
+   * where the peer or we asked for it; nothing of that goes in the clear, so `local` is TLS then.
+   */
+  contact(local: Local, isSips = false): string {
+    const scheme = isSips && isSecure(local.transport) ? 'sips' : 'sip';
     if (local.transport === 'udp') return `<sip:${local.sentBy}>`;
+    // RFC 3261 §26.2.2: transport=tls is deprecated, and sips over TCP is TLS by itself.
+    if (scheme === 'sips' && local.transport === 'tls') return `<sips:${local.sentBy}>`;
     // RFC 7118 §5.2.3: a URI says ws of both; on TLS or not is not its to say.
     const transport = local.transport === 'wss' ? 'ws' : local.transport;
-    return `<sip:${local.sentBy};transport=${transport}>`;
+    return `<${scheme}:${local.sentBy};transport=${transport}>`;
   }
 
   /** Starts a client transaction; `request` comes without its Via. Throws `OVERLOADED`. */
@@ -198,6 +198,8 @@ export class UserAgent {
     const headers = Number.isFinite(bytesMax)
       ? given.filter(([name]) => !DESCRIPTIVE.has(name))
       : [...given, this.#server];
+    const nonce = nonceOf(given);
+    if (nonce !== '') this.transport.challenged(source, nonce);
     const response = responseTo(request, status, { ...options, headers });
     this.transactions.respondStateless(request, source, response, bytesMax);
   }
@@ -330,6 +332,12 @@ export class UserAgent {
     const via: HeaderField = ['Via', this.via(local, branch)];
     return { method, uri, headers: [via, ...request.headers, this.#userAgent], body };
   }
+}
+
+/** Of the challenge among the fields of an answer; of several algorithms it is the same. */
+function nonceOf(fields: readonly HeaderField[]): string {
+  const challenge = fields.find(([name]) => name === 'WWW-Authenticate');
+  return challenge === undefined ? '' : (/nonce="([^"]+)"/.exec(challenge[1])?.[1] ?? '');
 }
 
 /** About what an INVITE takes beside its SDP and the caller's own headers. */

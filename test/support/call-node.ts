@@ -145,7 +145,7 @@ export async function startNode(options: NodeOptions = {}): Promise<CallNode> {
     options: DEFAULT_EDGE,
     egress: new Egress({
       guard: new AddressGuard({ allow: ['127.0.0.1', '::1'] }),
-      isKnown: () => false,
+      isRegistered: () => false,
       ...DEFAULT_EGRESS,
     }),
     resolve: (uri) => endpoint.ua.resolver.resolve(uri),

@@ -3,7 +3,13 @@
  */
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { NUMBER, startAnswerer, startTrunkedGateway } from '../../bench/trunk.ts';
+import {
+  type BenchTransport,
+  NUMBER,
+  SIPP_TRANSPORT,
+  startAnswerer,
+  startTrunkedGateway,
+} from '../../bench/trunk.ts';
 import { Collector, INSPECTED } from './collector.ts';
 import { freePort, residentKb, type TestGateway } from './gateway.ts';
 import { delay } from './phone.ts';
@@ -61,10 +67,16 @@ function startFlood(port: number, load: FloodLoad): Promise<FloodCount> {
   });
 }
 
-async function trunkCalls(gateway: TestGateway, seconds: number, perSecond: number) {
+async function trunkCalls(
+  gateway: TestGateway,
+  seconds: number,
+  perSecond: number,
+  transport: BenchTransport = 'udp',
+) {
   const run = startSipp({
     scenario: 'call',
     port: await freePort(),
+    transport: SIPP_TRANSPORT[transport],
     target: `127.0.0.1:${gateway.sipPort}`,
     service: NUMBER,
     calls: seconds * perSecond,
@@ -93,7 +105,8 @@ export async function flooded(load: FloodLoad): Promise<FloodResult> {
   const collector = await Collector.of(gateway);
   try {
     await startFlood(gateway.sipPort, { ...load, seconds: 2 });
-    await trunkCalls(gateway, WARM_UP.seconds, WARM_UP.callsPerSecond);
+    // By TCP, whose transactions need not wait for repetitions before it is quiet.
+    await trunkCalls(gateway, WARM_UP.seconds, WARM_UP.callsPerSecond, 'tcp');
     await untilQuiet(gateway);
     const heapBefore = await collector.collect();
     const pid = gateway.process.pid ?? 0;

@@ -203,7 +203,7 @@ export async function startWalkNode(parts: {
     options: DEFAULT_EDGE,
     egress: new Egress({
       guard: new AddressGuard({ allow: ['10.0.0.0/8'] }),
-      isKnown: () => true,
+      isRegistered: () => true,
       ...DEFAULT_EGRESS,
     }),
     resolve: (uri) => endpoint.ua.resolver.resolve(uri),
