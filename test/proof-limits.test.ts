@@ -125,7 +125,7 @@ for (const { what, uri, user } of [
     const challenge = await guesser.ask('INVITE', 'zoe', { uri });
     for (let i = 0; i < 12; i += 1) t.equal(await guess(guesser, challenge, `wrong${i}`), '401');
     t.equal(await guess(guesser, challenge, passwordOf(user)), '401', 'not believed any more');
-    t.equal(await guesser.register('alice'), '401', 'nor by the registrar');
+    if (user === 'alice') t.equal(await guesser.register('alice'), '401', 'nor by the registrar');
 
     const other = new Sender(gateway, '127.0.4.8');
     t.equal(await guess(other, challenge, passwordOf(user)), '401', 'the nonce of another place');
