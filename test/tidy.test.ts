@@ -287,6 +287,16 @@ t.test('every configuration key is read by somebody', async (t) => {
   t.strictSame(unread, []);
 });
 
+t.test('every error of the table is raised by somebody', async (t) => {
+  const text = SOURCES.filter(({ path }) => path !== 'src/core/errors.ts')
+    .map((source) => source.text)
+    .join('\n');
+  t.strictSame(
+    Object.keys(ERRORS).filter((code) => !text.includes(`'${code}'`)),
+    [],
+  );
+});
+
 t.test('configuration keys named in error texts exist', async (t) => {
   const named = Object.values(ERRORS).flatMap(
     ({ text }) => text.match(/\b[a-z]+(\.[a-zA-Z]+)+\b/g) ?? [],

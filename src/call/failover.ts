@@ -3,6 +3,7 @@
  * several answers of a fork counts (RFC 3261 §16.7), and what Q.850 says behind a SIP status
  * (RFC 3326, RFC 3398). Pure; placing is `leg-placing.ts`, how a gateway fares `trunk-health.ts`.
  */
+import { isQ850 } from '../sip/cause.ts';
 import type { SessionEnd } from '../sip/session.ts';
 import { DEFAULT_TRUNK_POLICY, type FailoverPolicy } from '../store/trunk-policy.ts';
 
@@ -73,7 +74,7 @@ function isStatus(status: number, written: string): boolean {
 /** The Q.850 causes that a session ended with (RFC 3326 §2). */
 function q850Causes({ reasonHeader }: SessionEnd): number[] {
   return (reasonHeader ?? []).flatMap(({ protocol, cause }) =>
-    cause !== null && protocol.toUpperCase() === 'Q.850' ? [cause] : [],
+    cause !== null && isQ850(protocol) ? [cause] : [],
   );
 }
 

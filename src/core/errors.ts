@@ -194,18 +194,6 @@ export const ERRORS = {
     fault: 'carrier',
     text: 'the session timer ran out',
   },
-  SIP_INTERVAL_TOO_SMALL: {
-    http: 422,
-    sip: 422,
-    fault: 'carrier',
-    text: 'session interval below the %minSeS s asked for',
-  },
-  SIP_EXTENSION_NEEDED: {
-    http: 421,
-    sip: 421,
-    fault: 'caller',
-    text: 'the trunk asks for the extension %option',
-  },
   // Media negotiation
   SDP_MALFORMED: {
     http: 400,
@@ -480,21 +468,7 @@ export const ERRORS = {
     fault: 'app',
     text: '%url answered content type %type',
   },
-  DOC_NESTING: {
-    http: 400,
-    sip: 500,
-    number: 13215,
-    fault: 'app',
-    text: '<%child> is not allowed inside <%parent>',
-  },
   DOC_SCHEMA: { http: 400, sip: 500, number: 12200, fault: 'app', text: '%problem' },
-  DOC_ATTRIBUTE: {
-    http: 400,
-    sip: 500,
-    number: 12200,
-    fault: 'app',
-    text: '<%verb %attribute="%value"> is not valid',
-  },
   DIAL_IN_WHISPER: {
     http: 400,
     sip: 500,
@@ -524,13 +498,6 @@ export const ERRORS = {
     number: 13420,
     fault: 'app',
     text: '%url is not audio that can be played: %problem',
-  },
-  PLAY_DIGITS: {
-    http: 400,
-    sip: 500,
-    number: 13430,
-    fault: 'app',
-    text: 'digits "%digits" cannot be played',
   },
   SAY_EMPTY: { http: 400, sip: 500, number: 13520, fault: 'app', text: '<Say> has no text' },
   SAY_TOO_LONG: {
@@ -678,13 +645,6 @@ export const ERRORS = {
     number: 32018,
     fault: 'app',
     text: 'Twiml has more than %limit characters',
-  },
-  RECORDING_TOO_SHORT: {
-    http: 200,
-    sip: 200,
-    number: 16101,
-    fault: 'caller',
-    text: 'nothing was recorded',
   },
   STORE_FAILED: { http: 503, sip: 500, fault: 'gateway', text: 'the store failed: %problem' },
   REST_ACCOUNT_INACTIVE: {
