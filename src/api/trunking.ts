@@ -7,17 +7,17 @@
  */
 import { type Static, Type } from 'typebox';
 import type { Clock } from '../core/clock.ts';
-import { newSid } from '../core/sid.ts';
 import type { JsonObject, TrunkRow } from '../store/store.ts';
 import { trunkPolicy } from '../store/trunk-policy.ts';
-import { BLANK_TRUNK, type TrunkSettings } from '../store/trunk-row.ts';
-import { asIs, created, ok, type Resource, resource } from './api.ts';
+import type { TrunkSettings } from '../store/trunk-row.ts';
+import { asIs, ok, type Resource, resource } from './api.ts';
 import { domainName } from './hosts.ts';
 import { originationUrlResources } from './origination-urls.ts';
 import { iso8601, listMetaPage, PAGE_PARAMS, pageOf } from './page.ts';
 import { optionalBoolean, optionalMethod, optionalText, optionalUrl } from './parameters.ts';
-import { checkLimit, fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
-import { checkTrunk, type TrunkParts } from './trunk-settings.ts';
+import { fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
+import type { TrunkParts } from './trunk-settings.ts';
+import { createTrunk, updateTrunk } from './trunk-writes.ts';
 import { trunkPartResources } from './trunking-parts.ts';
 import { words } from './words.ts';
 
@@ -149,51 +149,6 @@ function listTrunks({ table, json }: RowKind<TrunkRow>, { publicUrl }: TrunkingP
   });
 }
 
-function createTrunk({ table, json }: RowKind<TrunkRow>, parts: TrunkingParts): Resource {
-  const { clock, limits } = parts;
-  return resource({
-    method: 'POST',
-    path: '/Trunks',
-    params: PARAMS,
-    idempotent: true,
-    interpret: (given) => changed(BLANK_TRUNK, given),
-    async check(wanted, { account }) {
-      const { sid: accountSid } = account;
-      await checkTrunk(parts, accountSid, wanted, null);
-      await checkLimit({ table, accountSid, limit: limits.trunksMax, things: 'trunks' });
-      return wanted;
-    },
-    async act(wanted, { account }) {
-      const nowMs = clock.nowMs();
-      const dates = { dateCreatedMs: nowMs, dateUpdatedMs: nowMs };
-      const sid = newSid('TK', clock);
-      const row: TrunkRow = { sid, accountSid: account.sid, ...wanted, ...dates };
-      await table.save(row);
-      return created(json(row));
-    },
-  });
-}
-
-function updateTrunk(kind: RowKind<TrunkRow>, parts: TrunkingParts): Resource {
-  return resource({
-    method: 'POST',
-    path: '/Trunks/:sid',
-    params: PARAMS,
-    interpret: (given) => ({ given }),
-    async check({ given }, request) {
-      const former = await findRow(kind, request);
-      const wanted = changed(former, given);
-      await checkTrunk(parts, former.accountSid, wanted, former);
-      return wanted;
-    },
-    async act(wanted) {
-      const row: TrunkRow = { ...wanted, dateUpdatedMs: parts.clock.nowMs() };
-      await kind.table.save(row);
-      return ok(kind.json(row));
-    },
-  });
-}
-
 function recording(kind: RowKind<TrunkRow>): readonly Resource[] {
   const common = {
     path: '/Trunks/:sid/Recording',
@@ -216,11 +171,12 @@ export function trunkingResources(parts: TrunkingParts): readonly Resource[] {
     table: parts.store.trunks,
     json: (row) => trunkJson(row, parts.publicUrl),
   };
+  const writes = { kind, parts, params: PARAMS, interpret: asIs<Given>, changed };
   return [
     listTrunks(kind, parts),
-    createTrunk(kind, parts),
+    createTrunk(writes),
     fetchRow(kind),
-    updateTrunk(kind, parts),
+    updateTrunk(writes),
     removeRow(kind),
     ...recording(kind),
     ...originationUrlResources({ trunks: kind, clock: parts.clock, publicUrl: parts.publicUrl }),

@@ -27,15 +27,15 @@ import { isIP } from 'node:net';
 import { type Static, Type } from 'typebox';
 import type { Clock } from '../core/clock.ts';
 import { Secret } from '../core/log.ts';
-import { type AccessListSid, type CredentialListSid, isSid, newSid } from '../core/sid.ts';
+import { type AccessListSid, type CredentialListSid, isSid } from '../core/sid.ts';
 import type { JsonObject, TrunkRow } from '../store/store.ts';
 import type { TrunkPolicyChange } from '../store/trunk-policy.ts';
-import { BLANK_TRUNK, type TrunkSettings } from '../store/trunk-row.ts';
-import { created, ok, type Resource, resource, uriOf } from './api.ts';
+import type { TrunkSettings } from '../store/trunk-row.ts';
+import { type Resource, uriOf } from './api.ts';
 import { domainName, hostName, hostProblem } from './hosts.ts';
 import { rfc2822 } from './page.ts';
 import { badParameter, optionalBoolean, optionalText, optionalTexts } from './parameters.ts';
-import { checkLimit, fetchRow, findRow, listRows, type RowKind, removeRow } from './rows.ts';
+import { fetchRow, listRows, type RowKind, removeRow } from './rows.ts';
 import {
   type GivenGateway,
   gatewayJson,
@@ -43,7 +43,8 @@ import {
   replacedGateways,
 } from './trunk-gateways.ts';
 import { changedPolicy, parsePolicy } from './trunk-policy.ts';
-import { checkTrunk, type TrunkParts } from './trunk-settings.ts';
+import type { TrunkParts } from './trunk-settings.ts';
+import { createTrunk, updateTrunk } from './trunk-writes.ts';
 
 const LIST_MAX = 256;
 
@@ -196,52 +197,6 @@ function changed<Base extends TrunkSettings>(base: Base, change: Change, clock: 
 
 type Parts = TrunkParts & { readonly clock: Clock };
 
-function createTrunk({ table, json }: RowKind<TrunkRow>, parts: Parts): Resource {
-  const { clock, limits } = parts;
-  return resource({
-    method: 'POST',
-    path: '/Trunks',
-    params: TRUNK_PARAMS,
-    idempotent: true,
-    interpret: interpretTrunk,
-    async check(change, { account }) {
-      const { sid: accountSid } = account;
-      const wanted = changed(BLANK_TRUNK, change, clock);
-      await checkTrunk(parts, accountSid, wanted, null);
-      await checkLimit({ table, accountSid, limit: limits.trunksMax, things: 'trunks' });
-      return wanted;
-    },
-    async act(wanted, { account }) {
-      const nowMs = clock.nowMs();
-      const dates = { dateCreatedMs: nowMs, dateUpdatedMs: nowMs };
-      const sid = newSid('TK', clock);
-      const row: TrunkRow = { sid, accountSid: account.sid, ...wanted, ...dates };
-      await table.save(row);
-      return created(json(row));
-    },
-  });
-}
-
-function updateTrunk(kind: RowKind<TrunkRow>, parts: Parts): Resource {
-  return resource({
-    method: 'POST',
-    path: '/Trunks/:sid',
-    params: TRUNK_PARAMS,
-    interpret: interpretTrunk,
-    async check(change, request) {
-      const former = await findRow(kind, request);
-      const wanted = changed(former, change, parts.clock);
-      await checkTrunk(parts, former.accountSid, wanted, former);
-      return wanted;
-    },
-    async act(wanted) {
-      const row: TrunkRow = { ...wanted, dateUpdatedMs: parts.clock.nowMs() };
-      await kind.table.save(row);
-      return ok(kind.json(row));
-    },
-  });
-}
-
 export function trunkResources(parts: Parts): readonly Resource[] {
   const kind: RowKind<TrunkRow> = {
     path: '/Trunks',
@@ -249,11 +204,19 @@ export function trunkResources(parts: Parts): readonly Resource[] {
     table: parts.store.trunks,
     json: trunkJson,
   };
+  const writes = {
+    kind,
+    parts,
+    params: TRUNK_PARAMS,
+    interpret: interpretTrunk,
+    changed: <Base extends TrunkSettings>(base: Base, change: Change): Base =>
+      changed(base, change, parts.clock),
+  };
   return [
     listRows(kind, 'trunks'),
-    createTrunk(kind, parts),
+    createTrunk(writes),
     fetchRow(kind),
-    updateTrunk(kind, parts),
+    updateTrunk(writes),
     removeRow(kind),
   ];
 }
