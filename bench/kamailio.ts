@@ -1,71 +1,77 @@
 /**
- * Kamailio as the yardstick: the smallest configuration that makes it a stateful proxy and a
- * registrar that asks for digests, started on loopback for one run. A proxy does less than a
- * back-to-back user agent; the ratio says how much.
+ * Kamailio in two roles. As the yardstick: the smallest configuration that makes it a stateful
+ * proxy and a registrar that asks for digests; a proxy does less than a back-to-back user agent,
+ * the ratio says how much. As the front of a server under test, for SIPp cannot speak TLS: TCP on
+ * SIPp's side, TLS on the other, the same for every server; its CPU time counts for nobody.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { sleepMs } from './measure.ts';
+import { freePort } from '../test/support/gateway.ts';
+import {
+  type Credentials,
+  type KamailioOptions,
+  startKamailio,
+  TLS_MODULE,
+} from '../test/support/kamailio.ts';
 
 export interface PeerProcess {
   readonly pid: number;
+  /** Where calls come to: by TLS when there is a certificate, else by UDP and TCP. */
   readonly port: number;
   stop(): Promise<void>;
 }
 
-export function hasKamailio(): boolean {
-  return existsSync('/usr/sbin/kamailio');
-}
-
-export interface KamailioOptions {
-  readonly port: number;
-  /** Where calls go on, by the transport they came with. */
+export interface YardstickOptions {
+  /** Where calls go on. */
   readonly nextPort: number;
+  readonly nextTransport: 'udp' | 'tcp';
   /** Whom it registers, as a realm with one user in it. */
   readonly phone: { readonly realm: string; readonly password: string };
+  /** Calls come by TLS when there are some. */
+  readonly credentials: Credentials | undefined;
 }
 
-export async function startKamailio(options: KamailioOptions): Promise<PeerProcess> {
-  const folder = mkdtempSync(join(tmpdir(), 'tandem-kamailio-'));
-  const file = join(folder, 'kamailio.cfg');
-  writeFileSync(file, configuration(options));
-  const child: ChildProcess = spawn(
-    '/usr/sbin/kamailio',
-    ['-DD', '-E', '-f', file, '-m', '256', '-M', '16', '-Y', folder, '-w', folder],
-    { stdio: 'ignore' },
-  );
-  const gone = new Promise<void>((resolve) => child.on('exit', () => resolve()));
-  // Whatever ends the bench ends it too; SIGTERM, as it must take its own children with it.
-  const kill = (): void => void child.kill('SIGTERM');
-  process.once('exit', kill);
-  await sleepMs(1500);
-  return {
-    pid: child.pid ?? 0,
-    port: options.port,
-    stop: async () => {
-      child.kill('SIGTERM');
-      const timer = setTimeout(() => child.kill('SIGKILL'), 5000);
-      await gone;
-      clearTimeout(timer);
-      process.off('exit', kill);
-      rmSync(folder, { recursive: true, force: true });
-    },
-  };
+export async function startYardstick(options: YardstickOptions): Promise<PeerProcess> {
+  const [port, tlsPort] = [await freePort(), await freePort()];
+  const { credentials } = options;
+  const configuration = yardstick(port, tlsPort, options);
+  return credentials ? run(tlsPort, { configuration, credentials }) : run(port, { configuration });
 }
 
-function configuration(options: KamailioOptions): string {
+/** In front of the server that listens for TLS at `serverPort`. */
+export async function startFront(
+  serverPort: number,
+  credentials: Credentials,
+): Promise<PeerProcess> {
+  const port = await freePort();
+  return run(port, { configuration: front(port, await freePort(), serverPort), credentials });
+}
+
+async function run(port: number, options: KamailioOptions): Promise<PeerProcess> {
+  const { pid, stop } = await startKamailio(options);
+  return { pid, port, stop };
+}
+
+const IN_DIALOG = `
+  if (is_method("CANCEL")) { if (t_check_trans()) t_relay(); exit; }
+  if (has_totag()) {
+    if (loose_route()) { t_relay(); exit; }
+    if (is_method("ACK")) { if (t_check_trans()) t_relay(); exit; }
+    sl_send_reply("404", "Not here");
+    exit;
+  }
+  t_check_trans();
+`;
+
+function yardstick(port: number, tlsPort: number, options: YardstickOptions): string {
+  const { nextPort, nextTransport, credentials } = options;
   const { realm, password } = options.phone;
   return `
 debug=0
-log_stderror=no
 fork=yes
 children=2
 tcp_children=2
-listen=udp:127.0.0.1:${options.port}
-listen=tcp:127.0.0.1:${options.port}
-mpath="/usr/lib/x86_64-linux-gnu/kamailio/modules/"
+listen=udp:127.0.0.1:${port}
+listen=tcp:127.0.0.1:${port}
+${credentials ? `listen=tls:127.0.0.1:${tlsPort}` : ''}
 loadmodule "tm.so"
 loadmodule "rr.so"
 loadmodule "pv.so"
@@ -76,6 +82,7 @@ loadmodule "siputils.so"
 loadmodule "auth.so"
 loadmodule "usrloc.so"
 loadmodule "registrar.so"
+${credentials ? TLS_MODULE : ''}
 modparam("rr", "append_fromtag", 1)
 request_route {
   if (!mf_process_maxfwd_header("10")) { sl_send_reply("483", "Too Many Hops"); exit; }
@@ -87,16 +94,36 @@ request_route {
     if (!save("location")) sl_reply_error();
     exit;
   }
-  if (is_method("CANCEL")) { if (t_check_trans()) t_relay(); exit; }
-  if (has_totag()) {
-    if (loose_route()) { t_relay(); exit; }
-    if (is_method("ACK")) { if (t_check_trans()) t_relay(); exit; }
-    sl_send_reply("404", "Not here");
-    exit;
-  }
-  t_check_trans();
+  ${IN_DIALOG}
   if (is_method("INVITE")) record_route();
-  $du = "sip:127.0.0.1:${options.nextPort};transport=" + $proto;
+  $du = "sip:127.0.0.1:${nextPort};transport=${nextTransport}";
+  if (!t_relay()) sl_reply_error();
+  exit;
+}
+`;
+}
+
+/** One process for each side's connections, so that there are as few of them as can be. */
+function front(port: number, tlsPort: number, serverPort: number): string {
+  return `
+debug=0
+fork=yes
+tcp_children=1
+listen=tcp:127.0.0.1:${port}
+listen=tls:127.0.0.1:${tlsPort}
+loadmodule "tm.so"
+loadmodule "rr.so"
+loadmodule "pv.so"
+loadmodule "sl.so"
+loadmodule "maxfwd.so"
+loadmodule "textops.so"
+loadmodule "siputils.so"
+${TLS_MODULE}
+request_route {
+  if (!mf_process_maxfwd_header("70")) { sl_send_reply("483", "Too Many Hops"); exit; }
+  ${IN_DIALOG}
+  if (is_method("INVITE")) record_route();
+  $du = "sip:127.0.0.1:${serverPort};transport=tls";
   if (!t_relay()) sl_reply_error();
   exit;
 }

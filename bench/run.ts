@@ -10,6 +10,7 @@ const BENCHES = [
   ['calls'],
   ['calls', '--rate', '200'],
   ['calls', '--transport', 'tcp'],
+  ['calls', '--transport', 'tls'],
   ['calls', '--work', 'app'],
   ['calls', '--work', 'register'],
   ['media'],

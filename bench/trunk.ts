@@ -3,6 +3,7 @@
  * answering SIPp, and a number that goes through to it. And that answering SIPp.
  */
 import { freePort, startGateway, type TestGateway } from '../test/support/gateway.ts';
+import type { Credentials } from '../test/support/kamailio.ts';
 import { type SippRun, startSipp } from '../test/support/sipp.ts';
 import { sleepMs } from './measure.ts';
 
@@ -15,10 +16,16 @@ interface Answerer {
   readonly run: SippRun;
 }
 
-export type BenchTransport = 'udp' | 'tcp';
+/** How calls come to the server under test. */
+export type BenchTransport = 'udp' | 'tcp' | 'tls';
 
-/** How SIPp is told of a transport: one socket for all calls. */
-export const SIPP_TRANSPORT = { udp: 'u1', tcp: 't1' } as const;
+/** How SIPp talks, as it cannot speak TLS. */
+export function sippSide(transport: BenchTransport): 'udp' | 'tcp' {
+  return transport === 'tls' ? 'tcp' : transport;
+}
+
+/** How SIPp is told of a transport: one socket for all calls. TLS is made in front of it. */
+export const SIPP_TRANSPORT = { udp: 'u1', tcp: 't1', tls: 't1' } as const;
 
 /** Answers every call for as long as the bench may take. */
 export async function startAnswerer(
@@ -44,6 +51,23 @@ export function endWithUs(run: SippRun): void {
   run.process.once('exit', () => process.off('exit', kill));
 }
 
+/** The environment of a gateway that listens for TLS as well, and the port where it does. */
+export async function listenForTls(
+  credentials: Credentials,
+): Promise<{ environment: Record<string, string>; tlsPort: number }> {
+  const [plainPort, tlsPort] = [await freePort(), await freePort()];
+  const environment = {
+    TANDEM_SIP_LISTEN: [
+      ...[`udp://127.0.0.1:${plainPort}`, `tcp://127.0.0.1:${plainPort}`],
+      `tls://127.0.0.1:${tlsPort}`,
+    ].join(),
+    TANDEM_SIP_TLS_CERT_FILE: credentials.certFile,
+    TANDEM_SIP_TLS_KEY_FILE: credentials.keyFile,
+    TANDEM_SIP_TLS_CA_FILE: credentials.caFile,
+  };
+  return { environment, tlsPort };
+}
+
 export async function startTrunkedGateway(
   nextPort: number,
   environment: Record<string, string> = {},
@@ -55,7 +79,9 @@ export async function startTrunkedGateway(
   gateway.process.once('exit', () => process.off('exit', kill));
   const trunk = await create(gateway, 'Trunks.json', {
     FriendlyName: 'bench',
-    Gateways: JSON.stringify([{ uri: `sip:127.0.0.1:${nextPort};transport=${transport}` }]),
+    Gateways: JSON.stringify([
+      { uri: `sip:127.0.0.1:${nextPort};transport=${sippSide(transport)}` },
+    ]),
     NumberPattern: '+1555*',
     InboundAddress: '127.0.0.1/32',
   });

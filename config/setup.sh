@@ -13,7 +13,7 @@ packages="g++ cmake ninja-build pkg-config libopus-dev libspandsp-dev libspeexds
 # Real peers for the tests and benches.
 case $what in
   test) packages="$packages sip-tester dnsmasq-base baresip-core kamailio kamailio-tls-modules tcpdump iproute2" ;;
-  bench) packages="$packages sip-tester kamailio rtpengine-daemon" ;;
+  bench) packages="$packages sip-tester kamailio kamailio-tls-modules rtpengine-daemon" ;;
 esac
 
 say() { echo "set-up: $*" >&2; }

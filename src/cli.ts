@@ -10,6 +10,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { type EndedCall, formatEnd } from './api/end-text.ts';
 import { type ExplainedCall, formatExplanation, plain } from './api/explain-text.ts';
 import { formatTrace, type TraceLine } from './api/trace-text.ts';
 import { realClock, sleep } from './core/clock.ts';
@@ -99,7 +100,7 @@ function configuration(values: Values): Config {
   return loadConfig({ file, environment: process.env });
 }
 
-interface RestCall {
+interface RestCall extends EndedCall {
   readonly sid: string;
   readonly status: string;
   readonly duration: string | null;
@@ -132,12 +133,18 @@ async function placeCall(config: Config, to: string | undefined, values: Values)
       );
     }
     if (FINAL.has(status)) {
+      process.stdout.write(formatEnd(now, await traceOf(config, call.sid)));
       const problems = await printNotifications(config, call.sid);
       process.stdout.write(`duration ${now.duration ?? '0'} s; see: tandem trace ${call.sid}\n`);
       return status === 'completed' && problems === 0 ? 0 : 1;
     }
     await pause();
   }
+}
+
+async function traceOf(config: Config, sid: string): Promise<readonly TraceLine[]> {
+  const answer = (await rest(config, 'GET', `Calls/${sid}/Trace.json`)) as { trace: TraceLine[] };
+  return answer.trace;
 }
 
 /** What the application's author should know of the call; resolves with the number of errors. */
@@ -176,10 +183,8 @@ async function showTrace(
     );
     return 2;
   }
-  const answer = (await rest(config, 'GET', `Calls/${sid}/Trace.json`)) as { trace: TraceLine[] };
-  process.stdout.write(
-    isJson ? `${JSON.stringify(answer.trace, null, 2)}\n` : formatTrace(answer.trace),
-  );
+  const trace = await traceOf(config, sid);
+  process.stdout.write(isJson ? `${JSON.stringify(trace, null, 2)}\n` : formatTrace(trace));
   return 0;
 }
 

@@ -38,7 +38,7 @@ import {
   openStore,
 } from './node/foundations.ts';
 import { createOverload, LoadWatch } from './node/overload.ts';
-import { joinRegistry, Registry } from './node/registrations.ts';
+import { createRegistrationCallbacks, joinRegistry, Registry } from './node/registrations.ts';
 import { createTrunkHealth, trunkViews } from './node/trunks.ts';
 import type { Endpoint } from './sip/endpoint.ts';
 import { ensureAccount } from './store/account-file.ts';
@@ -116,7 +116,8 @@ async function startGateway(config: Config, log: Log): Promise<Gateway> {
 interface Node {
   readonly endpoint: Endpoint;
   readonly router: Router;
-  readonly callbacks: Callbacks;
+  /** What is to be told of calls, and of phones. */
+  readonly callbacks: readonly Pick<Callbacks, 'drain'>[];
   start(): Promise<void>;
   readonly drain: DrainSwitch;
   close(): Promise<void>;
@@ -172,6 +173,7 @@ async function createNode(parts: NodeParts): Promise<Node> {
   const shared = { ...parts, bus, journal, trace, trunkHealth, registry, contacts, stir };
   const edge = createEdge({ ...shared, routes, endpoint, engine, ...routing });
   const apps = createApplications({ ...parts, client, trace });
+  const phoneEvents = createRegistrationCallbacks({ ...parts, client, registry, bus });
   const ledger = new Ledger({ store: parts.store, trace });
   const router = createRouter({ ...shared, routes }, (notice) => {
     ledger.take(notice);
@@ -179,7 +181,9 @@ async function createNode(parts: NodeParts): Promise<Node> {
     transfers.take(notice);
   });
   const { assets, flows, recorder } = createFlows({ ...parts, client, apps, router, trace });
-  const transfers = createTransfers({ ...shared, router }, (question) => flows.refer(question));
+  const transfers = createTransfers({ ...shared, router, routes }, (question) =>
+    flows.refer(question),
+  );
   router.on('call', (call) => flows.run(call));
   const views = trunkViews({ ...shared, routes, router, edge });
   const drain = new DrainSwitch({ ...parts, endpoint, router, registrations: phones });
@@ -187,13 +191,14 @@ async function createNode(parts: NodeParts): Promise<Node> {
   return {
     endpoint,
     router,
-    callbacks: apps.callbacks,
+    callbacks: [apps.callbacks, phoneEvents],
     start: async () => {
       await stir.start();
       await routes.start();
       await assets.library.start();
       await engine.start();
       const records = await journal.start();
+      phoneEvents.start();
       await registry.start(records);
       await endpoint.start();
       await takeBack({ ...parts, journal, edge, router, records });
@@ -209,6 +214,7 @@ async function createNode(parts: NodeParts): Promise<Node> {
       load.close();
       trunkHealth.close();
       await phones.close();
+      phoneEvents.close();
       await pruning.close();
       await flows.close();
       await edge.close();
@@ -252,7 +258,7 @@ class RunningGateway implements Gateway {
     const { drain, router, callbacks, config } = this.#parts;
     await drain.leave();
     await router.close({ graceMs: config['drain.deadlineMs'] });
-    await callbacks.drain(CALLBACK_DRAIN_MS);
+    await Promise.all(callbacks.map((each) => each.drain(CALLBACK_DRAIN_MS)));
     await this.stop();
   }
 

@@ -5,125 +5,26 @@
 import { existsSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { ADDON_PATH } from '../src/media/binding.ts';
-import { type AppServer, startAppServer } from './support/app-server.ts';
-import { startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
-import { delay, header, type Phone, type PhoneOptions, startPhone } from './support/phone.ts';
+import { delay, header, type Phone } from './support/phone.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
-import { tone, toneShare } from './support/sound.ts';
+import {
+  ALICE_HZ,
+  alice,
+  BOB_HZ,
+  bob,
+  CAROL_HZ,
+  carol,
+  gone,
+  type House,
+  hearing,
+  hears,
+  house,
+  join,
+  live,
+  notifiedAs,
+} from './support/transfer-house.ts';
 
 const skip = existsSync(ADDON_PATH) ? false : 'the media addon is not built';
-
-const ALICE_HZ = 600;
-const BOB_HZ = 700;
-const CAROL_HZ = 1100;
-
-interface House {
-  readonly app: AppServer;
-  readonly gateway: TestGateway;
-  phone(options?: PhoneOptions): Promise<Phone>;
-}
-
-async function house(t: Test, environment: Record<string, string> = {}): Promise<House> {
-  const app = await startAppServer({ authToken: TEST_TOKEN });
-  const gateway = await startGateway({
-    TANDEM_APP_URL: `${app.base}/voice`,
-    TANDEM_APP_STATUS_CALLBACK_URL: `${app.base}/status`,
-    TANDEM_SIP_REFER: 'accept',
-    TANDEM_DRAIN_DEADLINE_MS: '0',
-    ...environment,
-  });
-  app.on('/status', () => '<Response/>');
-  const phones: Phone[] = [];
-  t.teardown(async () => {
-    await Promise.all(phones.map((phone) => phone.close()));
-    await gateway.stop();
-    await app.close();
-  });
-  return {
-    app,
-    gateway,
-    phone: async (options) => {
-      const phone = await startPhone(options);
-      phones.push(phone);
-      return phone;
-    },
-  };
-}
-
-/** `caller` dials through the application, which dials `callee`; they talk. */
-async function join(
-  { gateway, app }: House,
-  caller: Phone,
-  callee: Phone,
-  attributes = '',
-): Promise<void> {
-  const name = `to${callee.sipPort}`;
-  app.on('/voice', ({ params }) => {
-    const port = /to(\d+)/.exec(params.To ?? '')?.[1] ?? '';
-    return `<Response><Dial action="/dialled" ${attributes}><Sip>sip:x@127.0.0.1:${port}</Sip></Dial></Response>`;
-  });
-  app.on('/dialled', () => '<Response><Hangup/></Response>');
-  const answer = await caller.call(`sip:${name}@127.0.0.1`, gateway.sipPort);
-  t.match(answer.firstLine, '200');
-  await callee.waitFor(({ firstLine }) => firstLine.startsWith('ACK'));
-  await hearing([caller, callee]);
-}
-
-/** Until every phone hears something. */
-async function hearing(phones: readonly Phone[]): Promise<void> {
-  for (const phone of phones) phone.forget();
-  for (let tries = 0; tries < 60; tries += 1) {
-    if (phones.every((phone) => phone.heard().samples.length > 4000)) break;
-    await delay(50);
-  }
-}
-
-async function hears(
-  t: Test,
-  phone: Phone,
-  hz: number,
-  others: readonly number[],
-  share = 0.8,
-): Promise<void> {
-  phone.forget();
-  await delay(700);
-  const sound = phone.heard();
-  t.ok(toneShare(sound, hz) > share, `${phone.uri} hears ${hz} Hz: ${toneShare(sound, hz)}`);
-  for (const other of others) {
-    t.ok(toneShare(sound, other) < 0.1, `and not ${other} Hz: ${toneShare(sound, other)}`);
-  }
-}
-
-function gone(phone: Phone): Promise<unknown> {
-  return phone.waitFor(({ firstLine }) => firstLine.startsWith('BYE'));
-}
-
-function notifiedAs(phone: Phone, status: number): Promise<unknown> {
-  return phone.waitFor(({ firstLine, body }) => {
-    return firstLine.startsWith('NOTIFY') && body.startsWith(`SIP/2.0 ${status}`);
-  });
-}
-
-async function live({ gateway }: House): Promise<number> {
-  for (let tries = 0; tries < 60; tries += 1) {
-    const { json } = await gateway.rest('GET', 'Calls.json?Status=in-progress');
-    if (json.calls.length === 0) return 0;
-    await delay(50);
-  }
-  return (await gateway.rest('GET', 'Calls.json?Status=in-progress')).json.calls.length;
-}
-
-function alice({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
-  return phone({ user: 'alice', sound: tone(ALICE_HZ, 1), ...more });
-}
-
-function bob({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
-  return phone({ user: 'bob', sound: tone(BOB_HZ, 1), ...more });
-}
-
-function carol({ phone }: House, more: PhoneOptions = {}): Promise<Phone> {
-  return phone({ user: 'carol', sound: tone(CAROL_HZ, 1), ...more });
-}
 
 for (const side of ['callee', 'caller'] as const) {
   t.test(

@@ -29,7 +29,8 @@ import {
 } from '../src/media/engine.ts';
 import { DEFAULT_CONTROL_LIMITS } from '../src/media/frames.ts';
 import { packSettings, unpackSettings } from '../src/media/packed.ts';
-import type { Port, PortEvents } from '../src/media/port.ts';
+import type { Port } from '../src/media/port.ts';
+import type { PortEvents } from '../src/media/port-parts.ts';
 import { type ControlHandlers, DONE } from '../src/media/protocol.ts';
 import { checkPortRange, slicePorts } from '../src/media/range.ts';
 import { ControlClient, ControlServer } from '../src/media/socket.ts';
@@ -668,6 +669,40 @@ t.test(
     t.same(readdirSync(folder), ['call.wav'], 'no part is left');
   },
 );
+
+t.test('a port takes over what one in another worker plays and records', { skip }, async (t) => {
+  const { engine } = await startPlane(t, { workers: 2 });
+  const a = await openLeg(t, engine);
+  const b = await openLeg(t, engine);
+  t.not(b.port.ref.worker, a.port.ref.worker, 'in different workers');
+  const path = writeWav(t, sine(700, 8000, 2_000, 0.3));
+  const file = join(shortDir(t), 'call.wav');
+  const request = { channels: 1, source: 'in', sampleRateHz: 8000, maxMs: 60_000 } as const;
+  const record = { ...request, recordId: 'r', path: file, silenceMs: 0, trimSilence: false };
+  await a.port.record(record);
+  await a.port.play({ playId: 'p', source: { kind: 'file', path }, loop: 1 });
+  await a.peer.speak(sine(500, 8000, 800, 0.3), a.port.rtpPort);
+
+  await b.port.takeOver(a.port, settingsFor(a.peer.port));
+  await a.peer.speak(sine(1000, 8000, 800, 0.3), b.port.rtpPort);
+  await until(() => b.seen.playDone.length > 0, 'playDone');
+  const playedMs = b.seen.playDone[0]?.[0].playedMs ?? 0;
+  t.ok(Math.abs(playedMs - 2_000) < 150, `${playedMs} of 2000 ms`);
+  await b.port.stopRecord('r');
+  await until(() => b.seen.recordDone.length > 0, 'recordDone');
+  t.match(b.seen.recordDone, [[{ recordId: 'r', reason: 'stopped' }]]);
+  const heard = firstChannel(readWav(file));
+  t.equal(b.seen.recordDone[0]?.[0].durationMs, Math.round(heard.length / 8));
+  t.ok(shareAt(heard.subarray(800, 4_800), 8000, 500) > 0.6, 'from before');
+  const after = Array.from({ length: 40 }, (_, n) => heard.subarray(n * 400, n * 400 + 1_600));
+  t.ok(
+    after.some((part) => shareAt(part, 8000, 1000) > 0.6),
+    'and from after, in one file',
+  );
+  t.same(a.seen.recordDone, [], 'the former one says nothing more');
+  t.equal(a.port.state, 'closed');
+  t.equal(engine.size, 1);
+});
 
 t.test('a worker that hangs is killed and replaced', { skip }, async (t) => {
   const { engine } = await startPlane(t, { pingIntervalMs: 50, pingTimeoutMs: 400 });

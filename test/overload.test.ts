@@ -220,11 +220,11 @@ t.test('while new calls are refused, calls that stand and all else is served', a
 t.test('the loop that is measured is this one', async (t) => {
   const meter = new LoopMeter();
   t.teardown(() => meter.close());
-  await new Promise((resolve) => setTimeout(resolve, 60));
+  await new Promise((resolve) => setTimeout(resolve, 120));
   meter.read();
   // The histogram begins anew with the next turn of its timer.
-  await new Promise((resolve) => setTimeout(resolve, 30));
-  const endMs = performance.now() + 200;
+  await new Promise((resolve) => setTimeout(resolve, 120));
+  const endMs = performance.now() + 400;
   while (performance.now() < endMs);
   await new Promise((resolve) => setTimeout(resolve, 20));
   const { busy, delayMs } = meter.read();

@@ -12,13 +12,14 @@ import type { TrunkPolicyChange } from '../src/store/trunk-policy.ts';
 import { type AppServer, startAppServer } from './support/app-server.ts';
 import { Authority } from './support/certificates.ts';
 import { freePort, startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
-import { hasKamailioTls, type ProxyRun, startProxy } from './support/kamailio-proxy.ts';
+import { hasKamailio } from './support/kamailio.ts';
+import { type ProxyRun, startProxy } from './support/kamailio-proxy.ts';
 import { delay, header, type Phone, type PhoneOptions, startPhone } from './support/phone.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
 import { tone, toneShare } from './support/sound.ts';
 
 const skip =
-  hasKamailioTls() && existsSync(ADDON_PATH) ? false : 'needs kamailio-tls-modules and the addon';
+  hasKamailio('tls') && existsSync(ADDON_PATH) ? false : 'needs kamailio-tls-modules and the addon';
 const OURS = '+4930100';
 const CALLED = '+33100';
 const BY_SIPP = '+39100';

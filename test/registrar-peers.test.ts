@@ -12,7 +12,8 @@ import { parseMessage } from '../src/sip/parser.ts';
 import { type AppServer, startAppServer } from './support/app-server.ts';
 import { Baresip, hasBaresip } from './support/baresip.ts';
 import { freePort, startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
-import { type Carrier, hasKamailio, startCarrier } from './support/kamailio.ts';
+import { hasKamailio } from './support/kamailio.ts';
+import { type Carrier, startCarrier } from './support/kamailio-carrier.ts';
 import { delay, header, type Phone, startPhone } from './support/phone.ts';
 import { credentials } from './support/registrar-world.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
@@ -323,7 +324,7 @@ t.test('phones are known after the gateway was killed', async (t) => {
   t.equal(after?.contact, `sip:a@127.0.0.1:${port}`);
 });
 
-t.test('Kamailio', { skip: hasKamailio() ? withMedia : 'no kamailio' }, async (t) => {
+t.test('Kamailio', { skip: hasKamailio('registrar') ? withMedia : 'no kamailio' }, async (t) => {
   async function trunked(
     t: Test,
     more: { expiresMinS?: number; deadFirst?: boolean; expiresS?: number } = {},

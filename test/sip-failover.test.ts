@@ -39,8 +39,8 @@ t.test('silence, then 503, then an answer: one INVITE that goes three ways', asy
   const good = await world.peer('10.0.0.4');
   const busyFields: [string, string][] = [['Retry-After', '120']];
 
-  const call = new Witness(us.invite({ ...CALL, noProvisionalMs: 2_000 }));
-  await world.clock.advance(2_100);
+  const call = new Witness(us.invite(CALL));
+  await world.clock.advance(32_100);
   busy.respond(busy.last('INVITE'), 503, { headers: busyFields });
   await world.clock.advance(10);
   good.respond(good.last('INVITE'), 200, { body: SDP });
@@ -62,8 +62,8 @@ t.test('silence, then 503, then an answer: one INVITE that goes three ways', asy
   const before = busy.count('INVITE');
   await world.clock.advance(31_000);
   const heard = dead.count('INVITE');
-  const later = us.invite({ ...CALL, noProvisionalMs: 2_000 });
-  await world.clock.advance(2_100);
+  const later = us.invite(CALL);
+  await world.clock.advance(32_100);
   t.ok(dead.count('INVITE') > heard, 'what was silent gets another chance');
   t.equal(busy.count('INVITE'), before, 'who said when to come back is heeded');
   t.equal(good.count('INVITE'), 3);

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { type CallEnd, type CallRecord, newCallRecord } from '../src/call/call-record.ts';
 import { causeOf, localEnd, reasonsOf } from '../src/call/leg-signal.ts';
-import { whyEnds } from '../src/call/told-end.ts';
+import { refusalFields, whyEnds } from '../src/call/told-end.ts';
 import type { AccountSid, CallSid } from '../src/core/sid.ts';
 import type { SessionEnd } from '../src/sip/session-report.ts';
 
@@ -81,6 +81,30 @@ t.test('what a carrier does not say is said for it', async (t) => {
     reasons: [{ cause: 34 }],
   });
   t.equal(of({ code: 'CALL_CANCELED', sipStatus: 487 }), null, 'we gave that one up ourselves');
+});
+
+t.test('when a gateway wants to be asked again is told to the caller, within reason', async (t) => {
+  const a = call('a', PARENT);
+  const of = (sipStatus: number, retryAfter: string, by: CallEnd['by'] = 'remote') => {
+    const end = ended({ by, sipStatus, sipHeaders: { 'Retry-After': retryAfter } });
+    return whyEnds(a, 'CALL_COMPLETED', world(a, call('c', { ...CHILD, ...end }))) ?? undefined;
+  };
+  const told = (...[status, text, by]: Parameters<typeof of>): string[] =>
+    refusalFields('SIP_REFUSED', 'x', of(status, text, by))
+      .filter(([name]) => name === 'Retry-After')
+      .map(([, value]) => value);
+
+  t.strictSame(told(503, '17'), ['17']);
+  t.strictSame(told(503, '18000;duration=3600'), ['300'], 'not for hours');
+  t.strictSame(told(503, 'soon'), []);
+  t.strictSame(told(500, '17'), [], 'another status has said nothing of the gateway');
+  t.strictSame(told(503, '17', 'local'), []);
+  const full = refusalFields('OVERLOADED', 'x', of(503, '17'));
+  t.strictSame(
+    full.filter(([name]) => name === 'Retry-After'),
+    [['Retry-After', '17']],
+    'once',
+  );
 });
 
 t.test('a phone hears why its caller went, or that another one was faster', async (t) => {

@@ -263,11 +263,12 @@ t.test('incoming', async (t) => {
     t.equal(sdp, SDP);
   });
 
-  t.test('is refused when nobody listens', async (t) => {
+  t.test('is asked to come again when nobody takes calls yet', async (t) => {
     const { us, peer, pass } = await scene(t);
     peer.request({ method: 'INVITE', body: SDP });
     await pass(10);
-    t.same(peer.heard, ['480 INVITE']);
+    t.same(peer.heard, ['503 INVITE']);
+    t.ok(Number(peer.last('503 INVITE').header('Retry-After')) > 0);
     await pass(40_000);
     isEmpty(t, us);
   });

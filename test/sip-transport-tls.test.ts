@@ -4,7 +4,7 @@
  */
 
 import { X509Certificate } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, connect as tcpConnect } from 'node:net';
 import { join } from 'node:path';
 import {
@@ -374,6 +374,45 @@ t.test('which certificate is shown', async (t) => {
   t.match(await shown('b.example'), /localhost/);
   t.equal(await us.endpoint.reloadCertificates(), true);
   t.match(await shown('b.example'), /b\.example/);
+});
+
+t.test('a folder of certificates is enough', async (t) => {
+  const directory = join(temporaryFolder(t), 'live');
+  const put = (name: string, pair: Pair): void => {
+    mkdirSync(join(directory, name), { recursive: true });
+    writeFileSync(join(directory, name, 'fullchain.pem'), readFileSync(pair.certFile));
+    writeFileSync(join(directory, name, 'privkey.pem'), readFileSync(pair.keyFile));
+  };
+  const start = () => stage(t, { certificates: { directory, watchMs: 0 } });
+  await t.rejects(start(), { message: /"sip\.tls\.directory": .*live .*ENOENT/ });
+  mkdirSync(directory);
+  writeFileSync(join(directory, 'README'), 'as certbot does');
+  await t.rejects(start(), {
+    code: 'CONFIG_BAD_VALUE',
+    message: /"sip\.tls\.directory": .*live has no folder with fullchain\.pem/,
+  });
+
+  put('b.example', good.issue(['DNS:b.example']));
+  put('a.example', good.issue(['DNS:a.example']));
+  const us = await start();
+  const shown = async (servername: string): Promise<string> => {
+    const peer = client(us.port('tls'), { servername, rejectUnauthorized: false });
+    await peer.opened();
+    const names = peer.socket.getPeerCertificate().subjectaltname ?? '';
+    peer.socket.destroy();
+    return names;
+  };
+
+  t.match(await shown('b.example'), /DNS:b\.example/);
+  t.match(await shown('a.example'), /DNS:a\.example/);
+  t.match(await shown('nobody.example'), /DNS:a\.example/, 'the first by name for all others');
+  t.match(await shown(''), /DNS:a\.example/);
+  const said = us.log.lines.find(({ message }) => message.includes('sip.tls.certFile is empty'));
+  t.match(said?.fields, { file: join(directory, 'a.example', 'fullchain.pem') });
+
+  rmSync(directory, { recursive: true });
+  t.equal(await us.endpoint.reloadCertificates(), false);
+  t.match(await shown(''), /DNS:a\.example/, 'what is taken away does not end it');
 });
 
 t.test('a new certificate', async (t) => {

@@ -260,6 +260,39 @@ t.test('the command line places a call and shows its trace', async (t) => {
   t.match(metrics, 'tandem_media_jitter_seconds_count{direction="outbound-api"} 1\n');
 });
 
+t.test('a call from the command line that fails says how, why and whose fault it is', async (t) => {
+  const gateway = await startGateway({ TANDEM_SIP_NO_PROVISIONAL_MS: '600' });
+  const busy = await startPhone({ onInvite: 486 });
+  t.teardown(async () => {
+    await busy.close();
+    await gateway.stop();
+  });
+  const environment = {
+    TANDEM_HTTP_LISTEN: gateway.httpBase.slice('http://'.length),
+    TANDEM_ACCOUNT_SID: TEST_SID,
+    TANDEM_ACCOUNT_AUTH_TOKEN: TEST_TOKEN,
+  };
+  const call = (to: string) =>
+    tandem(
+      ['call', to, '--from', '+4930999', '--twiml', '<Response><Pause/></Response>'],
+      environment,
+    );
+
+  const [refused, silent, nowhere] = await Promise.all([
+    call(busy.uri),
+    call(`sip:x@127.0.0.1:${await freePort()}`),
+    call('+4930123'),
+  ]);
+
+  t.match(refused, { code: 1, stdout: /busy\nSIP 486 CALL_BUSY: \S.*\nfault: caller\n/ });
+  const said = /failed\nSIP 408 SIP_TIMEOUT: no provisional response in 600 ms\nfault: carrier\n/;
+  t.match(silent, { code: 1, stdout: said });
+  t.match(nowhere, {
+    code: 1,
+    stdout: /failed\nSIP 404 NO_TRUNK\n {2}route: .*; change .*\nfault: app\n/,
+  });
+});
+
 t.test('the command line says what is wrong and what to do', async (t) => {
   const gateway = await startGateway();
   t.teardown(() => gateway.stop());

@@ -74,6 +74,9 @@ function domain(accountSid: AccountSid, change: Partial<SipDomainRow> = {}): Sip
     callAccessListSids: [newSid('AL', realClock)],
     callCredentialListSids: [],
     registrationCredentialListSids: [newSid('CL', realClock)],
+    registrationCallback: 'http://app/phones',
+    registrationCallbackMethod: 'GET',
+    registrationCallbackEvents: ['registered', 'refreshed'],
     ...DATES,
     ...change,
   };

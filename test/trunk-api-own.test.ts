@@ -194,6 +194,38 @@ t.test('both surfaces write one trunk', async (t) => {
   t.match(await trunk.fetch(), { transferMode: 'disable-all', secure: true });
 });
 
+t.test('a pattern with a plus is kept as it is written, escaped in the form or not', async (t) => {
+  const { ask } = await startRest(t);
+  const written = ['+*', '+49*', '*'];
+
+  const trunk = await ask(
+    'POST',
+    '/Trunks',
+    written.map((value) => ['NumberPattern', value]),
+  );
+  t.strictSame(trunk.body.number_patterns, written);
+  // What a form makes of a plus that nobody escaped.
+  const bare = await ask('POST', `/Trunks/${trunk.body.sid}`, [
+    ['NumberPattern', ' *'],
+    ['NumberPattern', ' 49*'],
+  ]);
+  t.strictSame(bare.body.number_patterns, ['+*', '+49*']);
+  for (const [given, kept] of [
+    ['+*', '+*'],
+    [' *', '+*'],
+    [' (49) 30*', '+4930*'],
+    ['49*', '49*'],
+  ] as const) {
+    const { body } = await ask('POST', '/Routes', [
+      ['TrunkSid', trunk.body.sid],
+      ['Pattern', given],
+    ]);
+    t.equal(body.pattern, kept, JSON.stringify(given));
+  }
+  const number = await ask('POST', '/IncomingPhoneNumbers', [['PhoneNumber', ' 4930123456']]);
+  t.equal(number.body.phone_number, '+4930123456');
+});
+
 t.test('routes: patterns over trunks, with priority and cost', async (t) => {
   const { ask, client } = await startRest(t, { rest: { routesMax: 3 } });
   const trunk = await client.trunking.v1.trunks.create();

@@ -334,6 +334,40 @@ t.test('what would have no effect is refused instead of kept', async (t) => {
   t.equal(await create({ emergencyCallingEnabled: true }), '400 20001');
   t.equal(await create({ byocTrunkSid: `BY${NOBODY}` }), '400 20001');
   t.equal(await create({ emergencyCallingEnabled: false }), 'none');
+
+  const trunk = (change: object) => refusal(client.trunking.v1.trunks.create(change));
+  t.equal(await trunk({ cnamLookupEnabled: true }), '400 20001', 'nobody here knows names');
+  t.equal(await trunk({ cnamLookupEnabled: false }), 'none');
+});
+
+t.test('who is told of the phones of a domain', async (t) => {
+  const { ask } = await startRest(t);
+  const domain = '/SIP/Domains';
+  const made = await ask('POST', domain, [['DomainName', 'a.example']]);
+  t.match(made.body, {
+    registration_callback_url: null,
+    registration_callback_method: 'POST',
+    registration_callback_events: ['registered', 'unregistered', 'expired'],
+  });
+  const set = (...fields: [string, string][]) => ask('POST', `${domain}/${made.body.sid}`, fields);
+  const told = await set(
+    ['RegistrationCallbackUrl', 'https://app.example/phones'],
+    ['RegistrationCallbackMethod', 'GET'],
+    ['RegistrationCallbackEvent', 'expired'],
+    ['RegistrationCallbackEvent', 'refreshed registered'],
+  );
+  t.match(told.body, {
+    registration_callback_url: 'https://app.example/phones',
+    registration_callback_method: 'GET',
+    registration_callback_events: ['registered', 'refreshed', 'expired'],
+  });
+  t.equal((await set(['RegistrationCallbackUrl', 'ftp://app.example'])).status, 400);
+  t.equal((await set(['RegistrationCallbackEvent', 'refused'])).status, 400, 'not a word of it');
+  const off = await set(['RegistrationCallbackUrl', ''], ['RegistrationCallbackEvent', '']);
+  t.match(off.body, {
+    registration_callback_url: null,
+    registration_callback_events: ['registered', 'unregistered', 'expired'],
+  });
 });
 
 t.test('an account sees and touches its own rows only, and has its bounds', async (t) => {

@@ -210,6 +210,9 @@ t.test('a domain asks its own lists, and without any nobody may call it', async 
     callAccessListSids: [await w.accessList(['192.0.2.1', 32])],
     callCredentialListSids: [await w.credentialList('desk')],
     registrationCredentialListSids: [],
+    registrationCallback: null,
+    registrationCallbackMethod: 'POST',
+    registrationCallbackEvents: [],
     ...DATES,
   } as const;
   await w.store.sipDomains.save(domain);

@@ -21,6 +21,7 @@ import {
   optionalTexts,
   optionalUrl,
   type ParameterError,
+  unpunctuated,
 } from './parameters.ts';
 
 /** Longest document given as a parameter; longer ones are fetched by URL. */
@@ -280,7 +281,7 @@ function eventsOf<E extends string>(
 function address(value: string): string | null {
   if (/^client:[\x21-\x7e]{1,256}$/.test(value)) return value;
   if (/^sips?:[^\s<>"]{1,2000}$/i.test(value)) return value;
-  const digits = value.replace(/[\s().-]/g, '');
+  const digits = unpunctuated(value);
   return /^\+?[0-9*#]{1,20}$/.test(digits) ? digits : null;
 }
 

@@ -19,7 +19,7 @@ import {
   uriOf,
 } from './api.ts';
 import { listPage, PAGE_PARAMS, pageOf, rfc2822 } from './page.ts';
-import { badParameter, optionalText } from './parameters.ts';
+import { badParameter, optionalText, unpunctuated } from './parameters.ts';
 import { fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
 import { NO_VOICE, VOICE_PARAMS, voiceChange, voiceJson } from './voice-settings.ts';
 
@@ -65,7 +65,7 @@ function numberJson(row: NumberRow): JsonObject {
 
 /** E.164 or a bare extension without its punctuation, or a SIP address in lower case. */
 function phoneNumber(value: string): string {
-  const digits = value.replace(/[\s().-]/g, '');
+  const digits = unpunctuated(value);
   if (/^\+?[0-9*#]{1,20}$/.test(digits)) return digits;
   const address = value.toLowerCase();
   if (/^sips?:[^\s<>"@]{1,128}@[^\s<>"@]{1,128}$/.test(address)) return address;

@@ -9,6 +9,14 @@ import { type Static, type TObject, Type } from 'typebox';
 import { Compile } from 'typebox/compile';
 import { GatewayError } from '../core/errors.ts';
 
+/**
+ * A number, or a pattern of numbers, without the punctuation that people write into it. A plus that
+ * is not escaped is a space once a form is read, and nobody begins a number with one: it is a plus.
+ */
+export function unpunctuated(value: string): string {
+  return value.replace(/^ +(?=[\d*(])/, '+').replace(/[\s().-]/g, '');
+}
+
 /** Every key with every text it came with, in order. */
 export type RawForm = Readonly<Record<string, readonly string[]>>;
 

@@ -15,7 +15,7 @@ import { isSid, newSid, type TrunkSid } from '../core/sid.ts';
 import type { Filter, JsonObject, RouteRow, Store } from '../store/store.ts';
 import { asIs, created, ok, type Resource, type RestRequest, resource, uriOf } from './api.ts';
 import { listPage, PAGE_PARAMS, pageOf, rfc2822 } from './page.ts';
-import { badParameter, optionalBoolean, optionalText } from './parameters.ts';
+import { badParameter, optionalBoolean, optionalText, unpunctuated } from './parameters.ts';
 import { checkLimit, fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
 import type { TrunkingLimits } from './trunking-limits.ts';
 import { isNumberPattern } from './trunks.ts';
@@ -48,7 +48,7 @@ function routeJson(row: RouteRow): JsonObject {
 }
 
 function pattern(text: string): string {
-  const value = text.replace(/[\s().-]/g, '');
+  const value = unpunctuated(text);
   if (isNumberPattern(value)) return value;
   throw badParameter('Pattern', 'must be a number, or a prefix that ends in "*"');
 }

@@ -7,12 +7,14 @@
 import { type Static, Type } from 'typebox';
 import type { Clock } from '../core/clock.ts';
 import { type AccessListSid, type CredentialListSid, newSid } from '../core/sid.ts';
-import type {
-  AccessListRow,
-  CredentialListRow,
-  JsonObject,
-  SipDomainRow,
-  Store,
+import {
+  type AccessListRow,
+  type CredentialListRow,
+  type JsonObject,
+  REGISTRATION_EVENTS,
+  type RegistrationEvent,
+  type SipDomainRow,
+  type Store,
 } from '../store/store.ts';
 import { API_VERSION, created, ok, type Resource, resource, uriOf } from './api.ts';
 import { checkHosts, domainName } from './hosts.ts';
@@ -23,6 +25,7 @@ import {
   optionalBoolean,
   optionalMethod,
   optionalText,
+  optionalTexts,
   optionalUrl,
 } from './parameters.ts';
 import { checkLimit, fetchRow, findRow, listRows, type RowKind, removeRow } from './rows.ts';
@@ -37,6 +40,9 @@ const SETTINGS = {
   VoiceStatusCallbackUrl: optionalText,
   VoiceStatusCallbackMethod: optionalMethod,
   SipRegistration: optionalBoolean,
+  RegistrationCallbackUrl: optionalText,
+  RegistrationCallbackMethod: optionalMethod,
+  RegistrationCallbackEvent: optionalTexts,
   Secure: optionalBoolean,
   EmergencyCallingEnabled: optionalBoolean,
   ByocTrunkSid: optionalText,
@@ -54,6 +60,9 @@ interface Parts {
   readonly ownHosts: ReadonlySet<string>;
 }
 
+/** A phone refreshes every few minutes, which says nothing new: told to who asks for it. */
+const DEFAULT_EVENTS = REGISTRATION_EVENTS.filter((event) => event !== 'refreshed');
+
 const BLANK: Omit<
   SipDomainRow,
   'sid' | 'accountSid' | 'domainName' | 'dateCreatedMs' | 'dateUpdatedMs'
@@ -70,6 +79,9 @@ const BLANK: Omit<
   callAccessListSids: [],
   callCredentialListSids: [],
   registrationCredentialListSids: [],
+  registrationCallback: null,
+  registrationCallbackMethod: 'POST',
+  registrationCallbackEvents: DEFAULT_EVENTS,
 };
 
 function domainJson(row: SipDomainRow): JsonObject {
@@ -93,6 +105,9 @@ function domainJson(row: SipDomainRow): JsonObject {
     voice_status_callback_url: row.statusCallback,
     voice_status_callback_method: row.statusCallbackMethod,
     sip_registration: row.sipRegistration,
+    registration_callback_url: row.registrationCallback,
+    registration_callback_method: row.registrationCallbackMethod,
+    registration_callback_events: row.registrationCallbackEvents,
     secure: row.secure,
     emergency_calling_enabled: false,
     emergency_caller_sid: null,
@@ -117,6 +132,27 @@ function refuseMissing(given: Static<typeof UPDATE>): void {
   }
 }
 
+function registrationCallback(given: Static<typeof UPDATE>): Change {
+  const { RegistrationCallbackUrl: url, RegistrationCallbackMethod: method } = given;
+  const { RegistrationCallbackEvent: events } = given;
+  return {
+    ...(url !== undefined && { registrationCallback: optionalUrl(url) }),
+    ...(method && { registrationCallbackMethod: method }),
+    ...(events && { registrationCallbackEvents: eventsOf(events) }),
+  };
+}
+
+/** Repeated or in one, by spaces or commas; none at all: those told by default. */
+function eventsOf(given: readonly string[]): readonly RegistrationEvent[] {
+  const names = given.flatMap((text) => text.split(/[\s,]+/)).filter((name) => name !== '');
+  const known: readonly string[] = REGISTRATION_EVENTS;
+  if (names.some((name) => !known.includes(name))) {
+    throw badParameter('RegistrationCallbackEvent', `must be some of ${known.join(', ')}`);
+  }
+  if (names.length === 0) return DEFAULT_EVENTS;
+  return REGISTRATION_EVENTS.filter((event) => names.includes(event));
+}
+
 function interpretDomain(given: Static<typeof UPDATE>): Change {
   refuseMissing(given);
   return {
@@ -135,6 +171,7 @@ function interpretDomain(given: Static<typeof UPDATE>): Change {
       statusCallbackMethod: given.VoiceStatusCallbackMethod,
     }),
     ...(given.SipRegistration !== undefined && { sipRegistration: given.SipRegistration }),
+    ...registrationCallback(given),
     ...(given.Secure !== undefined && { secure: given.Secure }),
   };
 }

@@ -1,9 +1,9 @@
 /**
  * Trunking v1: the reference's face of the same trunks that `trunks` shows whole. Its words are
  * laid onto ours: TransferMode onto `policy.refer`, Secure onto `tlsOnly` and `policy.srtp`,
- * origination URLs onto gateways (`origination-urls`). DisasterRecovery*, TransferCallerId and
- * CnamLookupEnabled are kept and shown. Calls of a trunk are recorded by their application, so
- * `Recording` takes the one mode that is true.
+ * origination URLs onto gateways (`origination-urls`). What could have no effect is refused: nobody
+ * here knows the names behind numbers, so CnamLookupEnabled is false, and calls of a trunk are
+ * recorded by their application, so `Recording` takes the one mode that is true.
  */
 import { type Static, Type } from 'typebox';
 import type { Clock } from '../core/clock.ts';
@@ -14,7 +14,13 @@ import { asIs, ok, type Resource, resource } from './api.ts';
 import { domainName } from './hosts.ts';
 import { originationUrlResources } from './origination-urls.ts';
 import { iso8601, listMetaPage, PAGE_PARAMS, pageOf } from './page.ts';
-import { optionalBoolean, optionalMethod, optionalText, optionalUrl } from './parameters.ts';
+import {
+  badParameter,
+  optionalBoolean,
+  optionalMethod,
+  optionalText,
+  optionalUrl,
+} from './parameters.ts';
 import { fetchRow, findRow, type RowKind, removeRow } from './rows.ts';
 import type { TrunkParts } from './trunk-settings.ts';
 import { createTrunk, updateTrunk } from './trunk-writes.ts';
@@ -74,7 +80,7 @@ function trunkJson(row: TrunkRow, publicUrl: string): JsonObject {
     transfer_mode: transferMode(row),
     transfer_caller_id: trunking.transferCallerId,
     secure: row.tlsOnly && row.policy.srtp === 'required',
-    cnam_lookup_enabled: trunking.cnamLookupEnabled,
+    cnam_lookup_enabled: false,
     recording: NOT_RECORDED,
     auth_type: types.join(','),
     auth_type_set: types,
@@ -90,6 +96,13 @@ function trunkJson(row: TrunkRow, publicUrl: string): JsonObject {
 }
 
 type Given = Static<typeof PARAMS>;
+
+/** What would be believed to work: better refused than kept without effect. */
+function possible(given: Given): Given {
+  if (given.CnamLookupEnabled !== true) return given;
+  const why = 'this gateway has no source of names for numbers';
+  throw badParameter('CnamLookupEnabled', `cannot be true: ${why}`);
+}
 
 function changed<Base extends TrunkSettings>(base: Base, given: Given): Base {
   const { FriendlyName, DomainName, Secure } = given;
@@ -131,7 +144,6 @@ function changedTrunking({ trunking }: TrunkSettings, given: Given): TrunkSettin
     ...(DisasterRecoveryMethod && { disasterRecoveryMethod: DisasterRecoveryMethod }),
     ...(TransferMode && { transferSipOnly: TransferMode === 'sip-only' }),
     ...(TransferCallerId && { transferCallerId: TransferCallerId }),
-    ...(given.CnamLookupEnabled !== undefined && { cnamLookupEnabled: given.CnamLookupEnabled }),
   };
 }
 
@@ -171,7 +183,7 @@ export function trunkingResources(parts: TrunkingParts): readonly Resource[] {
     table: parts.store.trunks,
     json: (row) => trunkJson(row, parts.publicUrl),
   };
-  const writes = { kind, parts, params: PARAMS, interpret: asIs<Given>, changed };
+  const writes = { kind, parts, params: PARAMS, interpret: possible, changed };
   return [
     listTrunks(kind, parts),
     createTrunk(writes),

@@ -34,7 +34,13 @@ import type { TrunkSettings } from '../store/trunk-row.ts';
 import { type Resource, uriOf } from './api.ts';
 import { domainName, hostName, hostProblem } from './hosts.ts';
 import { rfc2822 } from './page.ts';
-import { badParameter, optionalBoolean, optionalText, optionalTexts } from './parameters.ts';
+import {
+  badParameter,
+  optionalBoolean,
+  optionalText,
+  optionalTexts,
+  unpunctuated,
+} from './parameters.ts';
 import { fetchRow, listRows, type RowKind, removeRow } from './rows.ts';
 import {
   type GivenGateway,
@@ -176,7 +182,11 @@ function interpretLists(given: Static<typeof TRUNK_PARAMS>): Change {
       certificateNames: parseHosts('CertificateName', given.CertificateName),
     }),
     ...(given.NumberPattern && {
-      numberPatterns: parseList('NumberPattern', given.NumberPattern, isNumberPattern),
+      numberPatterns: parseList(
+        'NumberPattern',
+        given.NumberPattern.map(unpunctuated),
+        isNumberPattern,
+      ),
     }),
   };
 }

@@ -7,6 +7,7 @@ import type { ErrorCode, Fault } from '../core/errors.ts';
 import type { AccountSid, ApplicationSid, CallSid, NumberSid, TrunkSid } from '../core/sid.ts';
 import type { PortStats } from '../media/binding.ts';
 import type { PortRef } from '../media/port.ts';
+import type { FailoverPolicy } from '../store/trunk-policy.ts';
 import { type LegEnded, type LegEvent, type LegId, legIdOf, type SipHeaders } from './leg.ts';
 import type { PartyFacts } from './party-facts.ts';
 
@@ -34,6 +35,18 @@ export interface CallApplication {
   readonly fallbackUrl: string | null;
   readonly fallbackMethod: HttpMethod;
   readonly document: string | null;
+  /** Where the document only passes the call on to a trunk; absent: it is an application's. */
+  readonly passage?: Passage;
+}
+
+export interface Passage {
+  readonly trunkSid: TrunkSid;
+  /** Asked for a document when nobody is reached through the trunk, as its policy judges that. */
+  readonly recovery: {
+    readonly url: string;
+    readonly method: HttpMethod;
+    readonly failover: FailoverPolicy;
+  } | null;
 }
 
 export interface StatusCallback {

@@ -144,11 +144,10 @@ export class Explainer {
 
   /** A number that belongs to a trunk goes out again at once. */
   async #passedTo(
-    { passesTo, accountSid, from }: AdmittedRoute,
+    { passesTo: target, accountSid, from }: AdmittedRoute,
     decisions: Decisions,
   ): Promise<readonly string[] | GatewayError> {
-    if (passesTo === undefined) return [];
-    const target = { kind: 'number', number: passesTo } as const;
+    if (target === undefined) return [];
     return this.#place({ accountSid, target, from, callerName: '' }, decisions);
   }
 

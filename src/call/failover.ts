@@ -4,20 +4,23 @@
  * (RFC 3326, RFC 3398). Pure; placing is `leg-placing.ts`, how a gateway fares `trunk-health.ts`.
  */
 import { isQ850 } from '../sip/cause.ts';
+import type { HeaderField } from '../sip/message.ts';
 import type { SessionEnd } from '../sip/session.ts';
 import { DEFAULT_TRUNK_POLICY, type FailoverPolicy } from '../store/trunk-policy.ts';
+import type { CallEnd } from './call-record.ts';
+import type { SipHeaders } from './leg.ts';
+
+/** Four INVITEs over UDP, at 0, 500, 1500 and 3500 ms; any answer to one, a 100 too, is enough. */
+export const PLAIN_NO_PROVISIONAL_MS = 4_000;
 
 /**
- * For what is no trunk's: RFC 3263 §4.3, the next only when one cannot be reached or says 503.
- * Nobody's statuses or causes are read, and a slow phone is not a dead gateway.
+ * For what is no trunk's: RFC 3263 §4.3, the next only when one cannot be reached, says nothing at
+ * all for `noProvisionalMs` (0: until timer B), or says 503. Nobody's statuses or causes are read.
  */
-export const PLAIN_FAILOVER: FailoverPolicy = {
-  statuses: ['503'],
-  finalStatuses: DEFAULT_TRUNK_POLICY.failover.finalStatuses,
-  causes: [],
-  noProvisionalMs: 0,
-  triesMax: DEFAULT_TRUNK_POLICY.failover.triesMax,
-};
+export function plainFailover(noProvisionalMs = PLAIN_NO_PROVISIONAL_MS): FailoverPolicy {
+  const { finalStatuses, triesMax } = DEFAULT_TRUNK_POLICY.failover;
+  return { statuses: ['503'], finalStatuses, causes: [], noProvisionalMs, triesMax };
+}
 
 /** User busy, no answer from user, call rejected: said by who was called, wherever we ask. */
 const CALLEES_CAUSES: ReadonlySet<number> = new Set([17, 19, 21]);
@@ -61,8 +64,31 @@ export function isGatewayFault(end: SessionEnd): boolean {
 /** How long the gateway asked to be left alone with its 503 (RFC 3261 §21.5.4); 0: it did not. */
 export function restMsOf({ by, status, headers }: SessionEnd): number {
   if (by !== 'remote' || status !== 503) return 0;
-  const field = headers.find(([name]) => name.toLowerCase() === 'retry-after')?.[1] ?? '';
-  return 1000 * Number(/^\s*(\d{1,6})/.exec(field)?.[1] ?? 0);
+  return 1000 * secondsIn(headers);
+}
+
+/** The same as a field for whoever is told of the end. */
+export function restFields(end: SessionEnd): SipHeaders {
+  const restMs = restMsOf(end);
+  return restMs === 0 ? {} : { [RETRY_AFTER]: String(restMs / 1000) };
+}
+
+/** A caller is sent away for no longer, however long a gateway would rest. */
+const RETRY_AFTER_S_MAX = 300;
+
+/** What a caller hears of the rest that the end of the call made for him tells; 0: nothing. */
+export function retryAfterOf({ by, sipStatus, sipHeaders }: CallEnd): number {
+  if (by !== 'remote' || sipStatus !== 503) return 0;
+  return Math.min(secondsIn(Object.entries(sipHeaders)), RETRY_AFTER_S_MAX);
+}
+
+const RETRY_AFTER = 'Retry-After';
+
+/** RFC 3261 §20.33: seconds; what may follow them is for people. */
+function secondsIn(fields: readonly HeaderField[]): number {
+  const wanted = RETRY_AFTER.toLowerCase();
+  const field = fields.find(([name]) => name.toLowerCase() === wanted)?.[1] ?? '';
+  return Number(/^\s*(\d{1,6})/.exec(field)?.[1] ?? 0);
 }
 
 /** `503`, `5xx`. */

@@ -178,15 +178,19 @@ export class Branch {
     if (status > 100) this.#owner.onProvisional(this, status, this.#isSilent ? null : heard);
   }
 
-  /** A gateway that says nothing at all is dead, long before Timer B would tell (§17.1.1.2). */
+  /**
+   * Who says nothing at all, not even 100, is dead long before Timer B would tell (§17.1.1.2). A
+   * trunk's limit says when another gateway may do better, and may be as short as that one is
+   * quick; an address that was dialled has only itself, and its limit is its end.
+   */
   #watchSilence(session: Session): void {
     const { noProvisionalMs } = this.#group.failover;
     this.#silence?.cancel();
     if (noProvisionalMs === 0) return;
     this.#silence = this.#deps.clock.timer(noProvisionalMs, () => {
       if (this.#end !== null || session !== this.#session) return;
-      // Where there is nothing else, what comes late is better than nothing.
-      if (!this.hasMore && !this.#owner.hasMore()) return;
+      const isLast = !this.hasMore && !this.#owner.hasMore();
+      if (isLast && this.#group.trunkSid !== null) return;
       const reason = `no provisional response in ${noProvisionalMs} ms`;
       this.#session = null;
       session.hangup();

@@ -4,8 +4,7 @@
  * to answer again later: the origin's id and version, and what was agreed last. Not signaling: when
  * a description is sent, and in which message, is `sip-leg.ts`.
  */
-import type { Clock } from '../core/clock.ts';
-import { GatewayError } from '../core/errors.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { PortSettings, PortStats } from '../media/binding.ts';
 import type { MediaEngine } from '../media/engine.ts';
 import type { Port, PortRecord, PortRef } from '../media/port.ts';
@@ -21,8 +20,9 @@ import {
 } from '../sdp/offer-answer.ts';
 import { parseSdp } from '../sdp/sdp.ts';
 import { srtpRefusal } from '../sdp/security.ts';
-import { InfoDigits, type SendInfo } from './info-digits.ts';
-import type { LegCommand, LegFact, LegId } from './leg.ts';
+import { InfoDigits } from './info-digits.ts';
+import type { LegId } from './leg.ts';
+import type { LegMediaOptions, LegMediaRecord, MediaCommand } from './leg-media-options.ts';
 import {
   familyOf,
   hasAddress,
@@ -34,47 +34,6 @@ import {
   type TrunkTerms,
   termsOf,
 } from './media-terms.ts';
-import type { ReferAction } from './referral.ts';
-
-/** Plain data: what a rebuilt leg needs to find its port and to answer a re-INVITE. */
-export interface LegMediaRecord {
-  /** Without its settings: they follow from what is agreed. */
-  readonly port: PortRecord | null;
-  readonly sessionId: string;
-  readonly version: number;
-  /**
-   * Our last description; `isOffering` when it is an offer that waits for its answer. '' when
-   * nothing will ask for it: it is answered, and its one m= line needs no other's place kept.
-   */
-  readonly localSdp: string;
-  readonly isOffering: boolean;
-  readonly agreed: NegotiatedMedia | null;
-  readonly onHold: boolean;
-  readonly bridgedTo: LegId | null;
-}
-
-export interface LegMediaOptions {
-  readonly clock: Clock;
-  /** Legs that may be bridged have one name for it: their ports are made in one worker. */
-  readonly group: string;
-  readonly engine: MediaEngine;
-  readonly policy: LegMediaPolicy;
-  readonly digitRepeatMs: number;
-  /** Where events of the port go; `key` names the command an event is the outcome of. */
-  readonly tell: (fact: LegFact, key: string | null) => void;
-  /** How keys go to a peer that wants them in INFO. */
-  readonly sendInfo: SendInfo;
-  /** The port cannot be brought back. */
-  readonly onLost: (error: GatewayError) => void;
-  /** Of a former process. */
-  readonly record: LegMediaRecord | null;
-}
-
-/** The leg commands that are for the port alone. */
-export type MediaCommand = Exclude<
-  LegCommand,
-  { kind: 'ring' | 'answer' | 'reject' | 'hangup' | 'attach' | ReferAction['kind'] }
->;
 
 export class LegMedia {
   readonly #options: LegMediaOptions;
@@ -99,6 +58,8 @@ export class LegMedia {
   /** Before the answer: the last one that was accepted, and whether an UPDATE came after it. */
   #accepted = NOTHING;
   #bridgedTo: LegId | null;
+  /** A port that the peer was asked to talk to instead. */
+  #move: Move | null = null;
   #keys: InfoDigits | null = null;
   #lastDigit = { key: '', source: '', endedMs: Number.NEGATIVE_INFINITY };
   #isClosed = false;
@@ -220,26 +181,90 @@ export class LegMedia {
    */
   async offer(options: { readonly near: PortRef | null; readonly peer: string }): Promise<string> {
     const { near, peer } = options;
-    const { srtp, ptimeMs } = this.#policy.trunk;
     // Nothing may go out in the clear that must not, whoever forgot to ask before.
-    const refusal = srtpRefusal(null, srtp);
+    const refusal = srtpRefusal(null, this.#policy.trunk.srtp);
     if (refusal !== null) throw refusal;
     const port = await this.#open({ near, family: this.#familyFor(peer) });
-    const offer = makeOffer({
-      ...this.#origin(port),
-      codecs: this.#policy.codecs,
-      events: hasEvents(this.#policy),
-      ptimeMs,
-      rtcpMux: this.#policy.rtcpMux,
-      ...(this.#agreed === null ? {} : { previous: this.#agreed }),
-      ...(this.#localSdp === '' ? {} : { previousSdp: this.#localSdp }),
-    });
-    this.#version += 1;
+    const offer = this.#makeOffer(port);
     this.#ownOffer = offer;
     this.#localSdp = offer.sdp;
     this.#isOffering = true;
     this.#answeredOffer = '';
     return offer.sdp;
+  }
+
+  #makeOffer(port: Port): OwnOffer {
+    const offer = makeOffer({
+      ...this.#origin(port),
+      codecs: this.#policy.codecs,
+      events: hasEvents(this.#policy),
+      ptimeMs: this.#policy.trunk.ptimeMs,
+      rtcpMux: this.#policy.rtcpMux,
+      ...(this.#agreed === null ? {} : { previous: this.#agreed }),
+      ...(this.#localSdp === '' ? {} : { previousSdp: this.#localSdp }),
+    });
+    this.#version += 1;
+    return offer;
+  }
+
+  /**
+   * Makes a port beside `near` and the offer that says so; null when ours is there already. What
+   * is agreed stands until `endMove`. `id` is the command whose outcome is told.
+   */
+  async beginMove(id: string, near: PortRef): Promise<string | null> {
+    const port = this.#port;
+    if (port === null || this.#agreed === null) throw withoutAudio();
+    if (port.ref.worker === near.worker) {
+      this.#options.tell({ kind: 'portMoved', port: port.ref }, id);
+      return null;
+    }
+    // RFC 3264 §4: one offer at a time.
+    if (this.#move !== null || this.#isOffering) throw new GatewayError('SIP_GLARE');
+    // Silent until it is agreed to: two sources at once are noise to the peer.
+    const made = await this.#make({ near, address: port.address });
+    const offer = this.#makeOffer(made);
+    this.#move = { id, port: made, offer };
+    return offer.sdp;
+  }
+
+  /** The offer is that of an open move. */
+  isMove(offer: string): boolean {
+    return this.#move?.offer.sdp === offer;
+  }
+
+  /** The peer answered it: its port is ours from here on, with all that the former one did. */
+  async endMove(answer: string): Promise<void> {
+    const move = this.#move;
+    const former = this.#port;
+    if (move === null || former === null) return;
+    const media = this.#read(move.offer, answer);
+    this.#move = null;
+    this.#agree(media);
+    this.#localSdp = move.offer.sdp;
+    this.#attach(move.port);
+    this.#opening = Promise.resolve(move.port);
+    try {
+      await move.port.takeOver(former, this.#settings(media));
+    } catch (thrown) {
+      this.#options.onLost(asGatewayError(thrown));
+      return;
+    }
+    this.#options.tell({ kind: 'portMoved', port: move.port.ref }, move.id);
+  }
+
+  /** It came to nothing: what was agreed stands. */
+  dropMove({ code, details }: Pick<GatewayError, 'code' | 'details'>): void {
+    const move = this.#move;
+    if (move === null) return;
+    this.#move = null;
+    void move.port.close();
+    this.#options.tell({ kind: 'commandFailed', id: move.id, code, details }, move.id);
+  }
+
+  /** What stands, for a peer that was told otherwise. */
+  offerAgain(): string {
+    if (this.#port === null) throw withoutAudio();
+    return this.#makeOffer(this.#port).sdp;
   }
 
   /**
@@ -283,7 +308,7 @@ export class LegMedia {
   /** Carries out a command for the port. Before there is a port it is out of place. */
   async obey(command: MediaCommand): Promise<void> {
     const port = this.#port;
-    if (port === null) throw new GatewayError('CALL_NOT_LIVE', { status: 'without audio' });
+    if (port === null) throw withoutAudio();
     switch (command.kind) {
       case 'play': {
         const { playId, source, loop } = command;
@@ -347,6 +372,8 @@ export class LegMedia {
   /** Resolves with the last figures of the port; null when there are none. */
   close(): Promise<PortStats | null> {
     this.#keys?.close();
+    void this.#move?.port.close();
+    this.#move = null;
     // A port that is still being made is closed by `#make` when it comes.
     if (this.#isClosed || this.#port === null) {
       this.#isClosed = true;
@@ -358,26 +385,32 @@ export class LegMedia {
 
   /** The port, made on first need. */
   #open(wanted: WantedPort): Promise<Port> {
-    this.#opening ??= this.#make(wanted);
+    this.#opening ??= this.#begin(wanted);
     return this.#opening;
   }
 
-  async #make({ near, family, settings }: WantedPort): Promise<Port> {
+  async #begin({ near, family, settings }: WantedPort): Promise<Port> {
+    const { group } = this.#options;
+    const address = localAddress(family, this.#engine.address, this.#policy);
+    const port = await this.#make({ near, address, group, ...(settings && { settings }) });
+    this.#attach(port);
+    return port;
+  }
+
+  async #make(wanted: Omit<WantedPort, 'family'> & { address: string; group?: string }) {
+    const { near, ...request } = wanted;
     // Who it is to be joined with has hung up: nobody's fault, and nobody to call for.
     if (near !== null && !this.#engine.has(near)) throw new GatewayError('CALL_CANCELED');
     const port = await this.#engine.createPort({
       // With a socket of its own for RTCP, should the peer not take it on the other.
       rtcpMux: false,
-      address: localAddress(family, this.#engine.address, this.#policy),
-      group: this.#options.group,
+      ...request,
       ...(near === null ? {} : { near }),
-      ...(settings === undefined ? {} : { settings }),
     });
     if (this.#isClosed) {
       await port.close();
       throw new GatewayError('LEG_LOST');
     }
-    this.#attach(port);
     return port;
   }
 
@@ -423,6 +456,16 @@ export class LegMedia {
     this.#onHold = media.onHold;
     this.#agreed = media;
   }
+}
+
+function withoutAudio(): GatewayError {
+  return new GatewayError('CALL_NOT_LIVE', { status: 'without audio' });
+}
+
+interface Move {
+  readonly id: string;
+  readonly port: Port;
+  readonly offer: OwnOffer;
 }
 
 const NOTHING = { answer: '', isOvertaken: false };

@@ -3,9 +3,10 @@
  * RFC 3311): which description goes out with which word, and what one that came in means. Between
  * the session, which knows messages, and `leg-media.ts`, which knows descriptions and the port.
  */
-import { asGatewayError } from '../core/errors.ts';
+import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
 import type { CallSid } from '../core/sid.ts';
+import type { PortRef } from '../media/port.ts';
 import type { JudgedOffer } from '../sdp/offer-answer.ts';
 import type { HeaderField, SipMessage } from '../sip/message.ts';
 import type { Offer, Session, SessionEvents } from '../sip/session.ts';
@@ -20,6 +21,8 @@ export interface LegOffersOwner {
   /** Audio can flow in both directions. */
   answered(): void;
   fail(thrown: unknown): void;
+  /** One after another; what `work` throws ends the leg. */
+  queue(work: () => Promise<void> | void): void;
   onHoldChanged(onHold: boolean): void;
   onAgreed(): void;
 }
@@ -39,6 +42,18 @@ export class LegOffers {
     this.#owner = options.owner;
     this.#media = options.media;
     this.#log = options.log;
+  }
+
+  /** Listens to what is offered and answered in a dialog. */
+  attach(session: Session): void {
+    const owner = this.#owner;
+    session.on('offer', (offer) => owner.queue(() => this.#onOffer(offer, session)));
+    session.on('acknowledged', ({ sdp }) => owner.queue(() => this.#onAcknowledged(sdp)));
+    session.on('earlyAnswer', ({ sdp }) => owner.queue(() => this.#onEarlyAnswer(sdp)));
+    session.on('reoffered', (answer) => owner.queue(() => this.#onReoffered(answer, session)));
+    session.on('reofferFailed', (failed) => {
+      owner.queue(() => this.#onReofferFailed(failed, session));
+    });
   }
 
   /** What the INVITE of an inbound leg offers. */
@@ -118,14 +133,14 @@ export class LegOffers {
   }
 
   /** PRACK brought the answer to our offer (RFC 3262 §5). */
-  async onEarlyAnswer(sdp: string): Promise<void> {
+  async #onEarlyAnswer(sdp: string): Promise<void> {
     if (this.#owner.phase !== 'early' || !this.#media.isOffering) return;
     await this.#media.accept(sdp, true);
     if (this.#isAnswering) this.#owner.answered();
   }
 
   /** An ACK. It brings the answer when the offer was ours (RFC 3261 §13.2.2.4, §14.1). */
-  onAcknowledged(sdp: string | null): Promise<void> | void {
+  #onAcknowledged(sdp: string | null): Promise<void> | void {
     if (this.#owner.phase === 'ended') return;
     this.#owner.onAgreed();
     return this.#media.isOffering ? this.#onLateAnswer(sdp ?? '') : this.#media.prove();
@@ -141,7 +156,7 @@ export class LegOffers {
   }
 
   /** The peer offers anew: hold, resume, another address or codec. A bridge stays as it is. */
-  async onOffer(offer: Offer, session: Session): Promise<void> {
+  async #onOffer(offer: Offer, session: Session): Promise<void> {
     if (this.#owner.phase === 'ended') return;
     try {
       // RFC 3261 §14.2: one without a description asks us to offer; the answer is in the ACK.
@@ -156,10 +171,48 @@ export class LegOffers {
     }
   }
 
-  /** The peer answered an offer of ours within the call, or the one that stands, sent again. */
-  onReoffered(answered: SessionEvents['reoffered'][0]): Promise<void> | void {
+  /**
+   * Asks the peer to talk to a port in another worker (RFC 3261 §14.1). Not waited for: an offer of
+   * the peer's that is in the way has to be answered meanwhile.
+   */
+  async move(session: Session | null, id: string, near: PortRef): Promise<void> {
+    if (session?.state !== 'confirmed') {
+      throw new GatewayError('CALL_NOT_LIVE', { status: 'not answered' });
+    }
+    const sdp = await this.#media.beginMove(id, near);
+    if (sdp !== null && !this.#owner.isEnding) session.reoffer(sdp);
+  }
+
+  async #onMoved(answer: string, session: Session): Promise<void> {
+    try {
+      await this.#change('', () => this.#media.endMove(answer));
+    } catch (thrown) {
+      const error = asGatewayError(thrown);
+      this.#log.info({ callSid: this.#owner.callSid, code: error.code }, 'port not moved');
+      this.#media.dropMove(error);
+      // It said yes, and may send there by now.
+      session.reoffer(this.#media.offerAgain());
+    }
+  }
+
+  /** The peer will not have an offer of ours, or cannot be asked. */
+  #onReofferFailed(failed: SessionEvents['reofferFailed'][0], { state }: Session): void {
     if (this.#owner.phase === 'ended') return;
-    const { sdp, offer } = answered;
+    const { callSid } = this.#owner;
+    // Of a dialog that ends, or whose place another one took, its end says nothing of the offer.
+    const code = state === 'terminated' ? 'SIP_NO_DIALOG' : failed.code;
+    const { status } = failed;
+    this.#log.info({ callSid, code, status }, 'offer of ours refused');
+    this.#media.dropMove(new GatewayError(code, { status, reason: '' }));
+  }
+
+  /** The peer answered an offer of ours within the call, or the one that stands, sent again. */
+  #onReoffered(
+    { sdp, offer }: SessionEvents['reoffered'][0],
+    session: Session,
+  ): Promise<void> | void {
+    if (this.#owner.phase === 'ended') return;
+    if (this.#media.isMove(offer)) return this.#onMoved(sdp, session);
     return this.#change('answer to our offer not usable', () => {
       return this.#media.acceptAgain(offer, sdp);
     });

@@ -15,7 +15,7 @@ import type { SessionEnd, SessionRecord } from '../sip/session.ts';
 import type { Referral } from '../sip/side-report.ts';
 import type { Journal } from './journal.ts';
 import type { LegId, LegPolicy, SipHeaders } from './leg.ts';
-import type { LegMediaRecord } from './leg-media.ts';
+import type { LegMediaRecord } from './leg-media-options.ts';
 import type { OutboxRecord } from './leg-outbox.ts';
 import type { LegMediaPolicy } from './media-terms.ts';
 

@@ -55,6 +55,8 @@ export interface EndCause {
   /** Refuses an INVITE that is not answered; 0: whatever `code` stands for. */
   readonly sipStatus: number;
   readonly reasons: readonly Reason[];
+  /** When the caller may come back, as whoever was asked for him said; absent: nobody did. */
+  readonly retryAfterS?: number;
 }
 
 export type LegAction =
@@ -86,6 +88,11 @@ export type LegAction =
   /** Joins this leg's audio with the peer's port. Outcome: bridged. */
   | { readonly kind: 'bridge'; readonly peer: PortRef; readonly peerLegId: LegId }
   | { readonly kind: 'unbridge' }
+  /**
+   * Gets another port, in the worker of `near`, once the peer took an offer with its address; until
+   * then nothing changes. A bridge does not come along. Outcome: portMoved.
+   */
+  | { readonly kind: 'move'; readonly near: PortRef }
   | ReferAction
   /**
    * Events up to `fromSeq` are acknowledged and forgotten; those above it are repeated, unless
@@ -137,7 +144,7 @@ export type LegFact =
   /** No RTP for the configured time. A report: it never ends a call by itself. */
   | { readonly kind: 'silent'; readonly silentMs: number }
   | { readonly kind: 'active' }
-  /** The media worker died and the port was made again elsewhere: bridges must be renewed. */
+  /** The port was made again elsewhere: its worker died, or it was told to move. */
   | { readonly kind: 'portMoved'; readonly port: PortRef }
   | {
       readonly kind: 'commandFailed';
@@ -235,17 +242,11 @@ export interface LegPolicy
   extends Pick<
     TrunkPolicy,
     'codecs' | 'ptimeMs' | 'srtp' | 'dtmf' | 'sessionTimer' | 'reliable' | 'refer' | 'redirect'
-  > {
-  readonly noProvisionalMs: number;
-}
+  > {}
 
 export function legPolicyOf(policy: TrunkPolicy): LegPolicy {
   const { codecs, ptimeMs, srtp, dtmf, sessionTimer, reliable, refer, redirect } = policy;
-  const { noProvisionalMs } = policy.failover;
-  return {
-    ...{ codecs, ptimeMs, srtp, dtmf, sessionTimer, reliable, refer, redirect },
-    noProvisionalMs,
-  };
+  return { codecs, ptimeMs, srtp, dtmf, sessionTimer, reliable, refer, redirect };
 }
 
 export const DEFAULT_LEG_POLICY: LegPolicy = legPolicyOf(DEFAULT_TRUNK_POLICY);

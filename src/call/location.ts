@@ -16,6 +16,7 @@ import type { AccountSid, RegistrationSid, SipDomainSid } from '../core/sid.ts';
 import type { Address, Binding } from '../sip/binding.ts';
 import type { PeerAddress } from '../sip/peer.ts';
 import type { LocationService, RegistrarDomain } from '../sip/registrar.ts';
+import type { RegistrationEvent } from '../store/store.ts';
 import type { Journal, JournalSource } from './journal.ts';
 
 /** A binding and whose it is: what lists show and events carry. */
@@ -27,9 +28,10 @@ export interface Registration {
   readonly binding: Binding;
 }
 
-/** Something that happened to a registration; plain data. Refreshing one is no event. */
+/** Something that happened to a registration; plain data. */
 export interface RegistrationNotice {
-  readonly type: 'registration.registered' | 'registration.unregistered' | 'registration.expired';
+  /** That one is refreshed is told for those domains only whose owners want to hear it. */
+  readonly type: `registration.${RegistrationEvent}`;
   readonly atMs: number;
   readonly registration: Registration;
   /** Contacts that the address has now. */
@@ -87,6 +89,7 @@ export class Location implements LocationService {
   readonly #journal: Journal;
   readonly #bus: Bus;
   readonly #options: LocationOptions;
+  readonly #isRefreshTold: (domainSid: SipDomainSid) => boolean;
   readonly #addresses = new Map<string, Entry>();
   /** Source addresses, and flows, of bindings: how many have each. */
   readonly #sources = new Map<string, number>();
@@ -103,12 +106,15 @@ export class Location implements LocationService {
     journal: Journal;
     bus: Bus;
     options: LocationOptions;
+    /** Whether anybody wants to hear of each refresh; absent: nobody. */
+    isRefreshTold?: (domainSid: SipDomainSid) => boolean;
   }) {
     this.#clock = parts.clock;
     this.#log = parts.log;
     this.#journal = parts.journal;
     this.#bus = parts.bus;
     this.#options = parts.options;
+    this.#isRefreshTold = parts.isRefreshTold ?? (() => false);
     const { metrics } = parts;
     metrics.gauge('tandem_sip_bindings', 'Contacts of registered addresses', () => this.#size);
     this.#events = metrics.counter('tandem_sip_registration_events_total', 'Phones by event', [
@@ -242,9 +248,13 @@ export class Location implements LocationService {
     this.#arm(entry);
     if (isRestored && before.length === bindings.length) return;
     const now = new Set(bindings.map(({ id }) => id));
-    const then = new Set(before.map(({ id }) => id));
+    const then = new Map(before.map((one) => [one.id, one]));
     for (const one of before) if (!now.has(one.id)) this.#tell(end, entry, one);
     for (const one of bindings) if (!then.has(one.id)) this.#tell('registered', entry, one);
+    if (!this.#isRefreshTold(entry.domainSid)) return;
+    for (const one of bindings) {
+      if (then.has(one.id) && then.get(one.id) !== one) this.#publish('refreshed', entry, one);
+    }
   }
 
   /** One that was not refreshed keeps the deadline it had, whatever the wall clock says now. */
@@ -294,12 +304,16 @@ export class Location implements LocationService {
       { accountSid, domainSid, aor: redact(aor), transport, contacts },
       `phone ${event}`,
     );
+    this.#publish(event, entry, binding);
+  }
+
+  #publish(event: RegistrationEvent, entry: Entry, binding: Binding): void {
     try {
       this.#bus.publish(REGISTRATIONS, {
         type: `registration.${event}`,
         atMs: this.#clock.nowMs(),
         registration: entry.registration(binding),
-        contacts,
+        contacts: entry.bindings.length,
       });
     } catch (thrown) {
       // A bus that is full must not undo what the phone was told.

@@ -9,7 +9,7 @@ import type { AccountSid, CallSid, TrunkSid } from '../core/sid.ts';
 import type { HeaderField } from '../sip/message.ts';
 import { DEFAULT_TRUNK_POLICY } from '../store/trunk-policy.ts';
 import type { Decisions } from './decision.ts';
-import { PLAIN_FAILOVER } from './failover.ts';
+import { plainFailover } from './failover.ts';
 import { type OutboundFacts, outboundHeaders } from './header-policy.ts';
 import {
   DEFAULT_LEG_POLICY,
@@ -21,7 +21,7 @@ import {
 } from './leg.ts';
 import { formatOutbound } from './number-format.ts';
 import { type DialTarget, gatewayUri, type RouteTable, type TrunkRoute } from './route.ts';
-import { chooseTrunks, orderWays } from './trunk-choice.ts';
+import { chooseTrunks, orderWays, trunkOfNumber } from './trunk-choice.ts';
 import type { GatewayRef, GatewayState } from './trunk-health.ts';
 import type { LimitedTrunk, TrunkLimiter } from './trunk-limits.ts';
 
@@ -44,6 +44,8 @@ export interface OutboundParts {
   readonly fromDomain: string;
   /** Of legs that go through no trunk; absent: the defaults. */
   readonly plainPolicy?: LegPolicy;
+  /** How long one of them may say nothing at all; 0: until timer B. Absent: the default. */
+  readonly plainNoProvisionalMs?: number;
   /** Whether there is a key to sign callers with; absent: there is none. */
   readonly canSign?: () => boolean;
 }
@@ -67,7 +69,7 @@ export class Outbound {
   /** Groups in the order to try, never none; throws why there are none. */
   async plan(request: OutboundRequest, decisions: Decisions): Promise<readonly LegGroup[]> {
     const { target } = request;
-    if (target.kind === 'number') return this.#numberGroups(request, target.number, decisions);
+    if (target.kind === 'number') return this.#numberGroups(request, target, decisions);
     return this.#addressGroups(request, target, decisions);
   }
 
@@ -130,14 +132,17 @@ export class Outbound {
 
   async #numberGroups(
     request: OutboundRequest,
-    number: string,
+    { number, trunkSid }: Extract<DialTarget, { kind: 'number' }>,
     decisions: Decisions,
   ): Promise<readonly LegGroup[]> {
     const { accountSid } = request;
     const { clock, routes: table, stateOf = nobodyKnows } = this.#parts;
     const trunks = await table.trunks(accountSid);
     const routes = (await table.rules?.(accountSid)) ?? [];
-    const chosen = chooseTrunks({ number, trunks, routes, decisions });
+    const chosen =
+      trunkSid === undefined
+        ? chooseTrunks({ number, trunks, routes, decisions })
+        : trunkOfNumber({ number, trunks, trunkSid, decisions });
     if (chosen.length === 0) throw new GatewayError('NO_TRUNK', { target: number });
     const random = (): number => clock.random();
     const usable = chosen.filter((trunk) => isCarried(trunk, decisions));
@@ -233,7 +238,7 @@ export class Outbound {
       headers: [...written.headers, ...replacing(target)],
       credentials: credentials === null ? null : { ...credentials, realm: null },
       policy: this.#parts.plainPolicy ?? DEFAULT_LEG_POLICY,
-      failover: PLAIN_FAILOVER,
+      failover: plainFailover(this.#parts.plainNoProvisionalMs),
     };
     const contacts = this.#parts.contactsOf?.(uri, request.accountSid) ?? null;
     if (contacts === null) return [{ ...group, targets: [{ uri, peer: null, trusted: false }] }];
@@ -249,13 +254,14 @@ export class Outbound {
       ({ q }) => q,
     );
     return [...byQ.values()].map((equals) => {
-      return { ...group, failover: CONTACTS_FAILOVER, targets: equals.map((one) => one.target) };
+      const failover = { ...group.failover, ...CONTACTS_FAILOVER };
+      return { ...group, failover, targets: equals.map((one) => one.target) };
     });
   }
 }
 
 /** RFC 3261 §16.7: of contacts with a lower q any refusal but a 6xx makes the next be tried. */
-const CONTACTS_FAILOVER = { ...PLAIN_FAILOVER, statuses: ['3xx', '4xx', '5xx'], finalStatuses: [] };
+const CONTACTS_FAILOVER = { statuses: ['3xx', '4xx', '5xx'], finalStatuses: [] };
 
 /** RFC 3891 §4: who does not know the field must not ring as if called anew. */
 function replacing({ replaces = '' }: Extract<DialTarget, { kind: 'sip' }>): HeaderField[] {

@@ -7,7 +7,14 @@ import type { Log } from '../core/log.ts';
 import type { SipDomainSid } from '../core/sid.ts';
 import type { DigestAccount } from '../sip/digest.ts';
 import type { RegistrarAccounts, RegistrarDomain } from '../sip/registrar.ts';
-import type { CredentialRow, SipDomainRow, Store, StoreChange } from '../store/store.ts';
+import type {
+  CredentialRow,
+  HttpMethod,
+  RegistrationEvent,
+  SipDomainRow,
+  Store,
+  StoreChange,
+} from '../store/store.ts';
 
 export interface RegistrarAccountsOptions {
   /** Rows of each kind held in memory; more are not seen, and that is logged. */
@@ -15,6 +22,13 @@ export interface RegistrarAccountsOptions {
 }
 
 export const DEFAULT_REGISTRAR_ACCOUNTS: RegistrarAccountsOptions = { rowsMax: 100_000 };
+
+/** Who is told of a domain's phones, and of what. */
+export interface RegistrationCallback {
+  readonly url: string;
+  readonly method: HttpMethod;
+  readonly events: readonly RegistrationEvent[];
+}
 
 interface Known {
   readonly domain: RegistrarDomain;
@@ -33,6 +47,7 @@ export class StoreRegistrarAccounts implements RegistrarAccounts {
   readonly #options: RegistrarAccountsOptions;
   readonly #onLoad: () => void;
   #domains: ReadonlyMap<string, Known> = new Map();
+  #callbacks: ReadonlyMap<SipDomainSid, RegistrationCallback> = new Map();
   #loading: Promise<void> | null = null;
   #isStale = false;
 
@@ -70,6 +85,11 @@ export class StoreRegistrarAccounts implements RegistrarAccounts {
     return known?.domain.sid === domainSid && known.users.has(user);
   }
 
+  /** Also of a domain that takes no registrations any more: its last phones are leaving. */
+  callbackOf(domainSid: SipDomainSid): RegistrationCallback | null {
+    return this.#callbacks.get(domainSid) ?? null;
+  }
+
   /** One at a time; changes that come during it cause one more. */
   #reload(): void {
     if (this.#loading !== null) {
@@ -96,8 +116,15 @@ export class StoreRegistrarAccounts implements RegistrarAccounts {
       this.#log.error({ rowsMax }, 'registrar accounts are full');
     }
     this.#domains = knownOf(domains, credentials);
+    this.#callbacks = new Map(domains.flatMap(callbackEntry));
     this.#onLoad();
   }
+}
+
+function callbackEntry(row: SipDomainRow): [SipDomainSid, RegistrationCallback][] {
+  const { registrationCallback: url, registrationCallbackMethod: method } = row;
+  if (url === null) return [];
+  return [[row.sid, { url, method, events: row.registrationCallbackEvents }]];
 }
 
 function knownOf(

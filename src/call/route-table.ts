@@ -13,13 +13,14 @@ import type { DigestProver } from '../sip/digest-prover.ts';
 import { parseUri, type SipMessage } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
 import { registeredAt } from '../sip/registrar.ts';
-import type { NumberRow, Store, VoiceSettings } from '../store/store.ts';
+import type { NumberRow, Store, TrunkTransfers, VoiceSettings } from '../store/store.ts';
 import type { TrunkPolicy } from '../store/trunk-policy.ts';
 import type { CallApplication, StatusCallback } from './call-record.ts';
 import { Decisions } from './decision.ts';
 import { type InboundAccount, InboundDigest } from './inbound-digest.ts';
 import { readInbound } from './number-format.ts';
 import { readBy, shownAs } from './number-reading.ts';
+import { applicationOf, passesTo } from './pass-through.ts';
 import type { InboundQuery, InboundRoute, RouteRule, RouteTable, TrunkRoute } from './route.ts';
 import {
   endingOf,
@@ -116,6 +117,11 @@ export class StoreRouteTable implements RouteTable {
     return realm === null ? pair : { ...pair, realm };
   }
 
+  /** To what its calls may be transferred, and whom the target sees. */
+  transfersOf(sid: TrunkSid): TrunkTransfers | null {
+    return this.#snapshot.trunks.find(({ row }) => row.sid === sid)?.row.trunking ?? null;
+  }
+
   rules(accountSid: AccountSid): readonly RouteRule[] {
     return this.#snapshot.rulesOf.get(accountSid) ?? [];
   }
@@ -152,7 +158,7 @@ export class StoreRouteTable implements RouteTable {
       from: query.from,
       trunkSid: trunk?.row.sid ?? null,
       trunk: trunk?.route ?? null,
-      ...(number.trunkSid === null ? {} : { passesTo: number.phoneNumber }),
+      ...passesTo(number),
     };
   }
 
@@ -410,14 +416,8 @@ export class StoreRouteTable implements RouteTable {
 
   #applicationOf(number: NumberRow): CallApplication {
     const voice = this.#voiceOf(number);
-    return {
-      applicationSid: number.voiceApplicationSid,
-      url: number.trunkSid === null ? voice.voiceUrl : null,
-      method: voice.voiceMethod,
-      fallbackUrl: voice.voiceFallbackUrl,
-      fallbackMethod: voice.voiceFallbackMethod,
-      document: number.trunkSid === null ? null : passThrough(number.phoneNumber),
-    };
+    const trunk = this.#snapshot.trunks.find(({ row }) => row.sid === number.trunkSid);
+    return applicationOf(number, voice, trunk?.row);
   }
 
   /** One reload at a time; changes that come during it cause one more. */
@@ -480,15 +480,6 @@ function isNameless({ claim }: KnownTrunk): boolean {
 function tellStanding(caller: Caller, claim: Claim | null, decisions: Decisions): void {
   if (claim !== null) standingOf(claim, caller, decisions);
   else decisions.ok('source', `${caller.source.address} is one of sip.trusted`);
-}
-
-/**
- * A number that belongs to a trunk needs no application: the call goes through to the trunk. When
- * nobody answers there the caller is refused as the trunk refused (`told-end.ts`), never answered.
- */
-function passThrough(number: string): string {
-  const text = number.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
-  return `<Response><Dial answerOnBridge="true"><Number>${text}</Number></Dial><Reject/></Response>`;
 }
 
 function statusCallbackOf(voice: VoiceSettings): StatusCallback | null {

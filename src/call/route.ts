@@ -49,7 +49,7 @@ export type InboundRoute =
       /** Of the trunk; null where there is none, and the defaults hold. */
       readonly trunk?: TrunkRoute | null;
       /** The number goes out again through its trunk; explained with the way it takes. */
-      readonly passesTo?: string;
+      readonly passesTo?: DialTarget;
     }
   | { readonly kind: 'refused'; readonly code: ErrorCode; readonly details: ErrorDetails };
 
@@ -111,7 +111,12 @@ export interface RouteTable {
 }
 
 export type DialTarget =
-  | { readonly kind: 'number'; readonly number: string }
+  | {
+      readonly kind: 'number';
+      readonly number: string;
+      /** The trunk that the number is on: no other takes it. Absent: routing decides. */
+      readonly trunkSid?: TrunkSid;
+    }
   | {
       readonly kind: 'sip';
       /** `sip:user@host[;params]`, without headers. */

@@ -22,7 +22,8 @@ import {
 import { CallOrders } from './call-orders.ts';
 import { type CallRecord, FINAL_STATUSES } from './call-record.ts';
 import { Decisions } from './decision.ts';
-import { type DefaultRoute, Inbound, type InboundVerdict } from './inbound.ts';
+import { PLAIN_NO_PROVISIONAL_MS } from './failover.ts';
+import { type DefaultRoute, Inbound, type InboundVerdict, tellAdmission } from './inbound.ts';
 import type { Journal } from './journal.ts';
 import {
   DEFAULT_LEG_POLICY,
@@ -62,6 +63,8 @@ export interface RouterOptions {
   readonly fromDomain: string;
   /** How legs live that go through no trunk. */
   readonly plainPolicy: LegPolicy;
+  /** How long an address that is no trunk's may say nothing at all to an INVITE; 0: Timer B. */
+  readonly plainNoProvisionalMs: number;
   /** How long an edge may take to accept an order. */
   readonly orderTimeoutMs: number;
   readonly ringTimeoutMsMax: number;
@@ -75,6 +78,7 @@ export const DEFAULT_ROUTER: Omit<RouterOptions, 'fromDomain'> = {
   defaultRoute: null,
   trustedSources: ['127.0.0.0/8', '::1/128'],
   plainPolicy: DEFAULT_LEG_POLICY,
+  plainNoProvisionalMs: PLAIN_NO_PROVISIONAL_MS,
   orderTimeoutMs: 5_000,
   ringTimeoutMsMax: RING_TIMEOUT_MS_MAX,
   endedCallsMax: 1_000,
@@ -143,6 +147,7 @@ export class Router extends EventEmitter<RouterEvents> {
     this.outbound = new Outbound({
       ...{ clock, routes, limiter, fromDomain: options.fromDomain },
       plainPolicy: options.plainPolicy,
+      plainNoProvisionalMs: options.plainNoProvisionalMs,
       canSign: () => stir?.canSign === true,
       ...(stateOf === undefined ? {} : { stateOf }),
       ...(contactsOf === undefined ? {} : { contactsOf }),
@@ -379,8 +384,14 @@ export class Router extends EventEmitter<RouterEvents> {
     const { accountSid, direction, from } = given;
     const to = targetName(request.target);
     const refusal = this.#deps.admission.admit({ accountSid, direction });
-    if (refusal !== null) throw new GatewayError(refusal.code, refusal.details);
-    return this.#create(
+    const decisions = new Decisions();
+    tellAdmission(refusal, decisions);
+    if (refusal !== null) {
+      // There is no call of its own to tell it of: the one that dials has it in its history.
+      if (given.parentCallSid) this.#deps.trace.decide(given.parentCallSid, decisions.list);
+      throw new GatewayError(refusal.code, refusal.details);
+    }
+    const call = this.#create(
       newCallRecord({
         sid: request.sid ?? newSid('CA', this.#deps.clock),
         to,
@@ -392,6 +403,8 @@ export class Router extends EventEmitter<RouterEvents> {
         ...given,
       }),
     );
+    this.#deps.trace.decide(call.sid, decisions.list);
+    return call;
   }
 
   // --- The table ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import type { HeaderField } from '../sip/message.ts';
 import type { PeerAddress } from '../sip/peer.ts';
 import { reasonFields } from '../sip/reason.ts';
 import type { Session, SessionEnd } from '../sip/session.ts';
+import { restFields } from './failover.ts';
 import {
   DEFAULT_LEG_POLICY,
   type EndCause,
@@ -24,7 +25,8 @@ import {
   legSubject,
   type SipHeaders,
 } from './leg.ts';
-import { LegMedia, type LegMediaRecord } from './leg-media.ts';
+import { LegMedia } from './leg-media.ts';
+import type { LegMediaRecord } from './leg-media-options.ts';
 import { LegOffers, type LegOffersOwner } from './leg-offers.ts';
 import type { LegDeps, LegPhase, LegRecord, Placing } from './leg-options.ts';
 import { LegOutbox, type OutboxRecord } from './leg-outbox.ts';
@@ -37,10 +39,10 @@ import {
   endHeaders,
   localEnd,
   reasonsOf,
-  refusalHeaders,
   refusalStatus,
 } from './leg-signal.ts';
 import type { ReferFact } from './referral.ts';
+import { refusalFields } from './told-end.ts';
 
 export {
   DEFAULT_LEG_OPTIONS,
@@ -222,11 +224,7 @@ export class SipLeg implements LegOffersOwner, LegReferOwner {
   attachSession(session: Session): void {
     this.#session = session;
     this.#refer.attach(session);
-    const offers = this.#offers;
-    session.on('offer', (offer) => this.queue(() => offers.onOffer(offer, session)));
-    session.on('acknowledged', ({ sdp }) => this.queue(() => offers.onAcknowledged(sdp)));
-    session.on('earlyAnswer', ({ sdp }) => this.queue(() => offers.onEarlyAnswer(sdp)));
-    session.on('reoffered', (answered) => this.queue(() => offers.onReoffered(answered)));
+    this.#offers.attach(session);
     session.on('digit', ({ key, durationMs }) => this.media.digit(key, durationMs, 'info'));
     session.on('changed', () => this.#changed());
     // While an outgoing leg is being placed its end may mean the next try: `leg-placing.ts` hears.
@@ -367,6 +365,8 @@ export class SipLeg implements LegOffersOwner, LegReferOwner {
       case 'hangup':
       case 'attach':
         return;
+      case 'move':
+        return this.#offers.move(this.#session, command.id, command.near);
       case 'referOutcome':
       case 'refer':
       case 'sendInfo':
@@ -412,10 +412,8 @@ export class SipLeg implements LegOffersOwner, LegReferOwner {
     } else if (session === null) {
       this.#onSessionEnd(localEnd(code, text));
     } else if (this.direction === 'in' && session.state === 'early') {
-      const options = { retryAfterSeconds: 5, warnAgent: 'tandem' };
-      const headers = refusalHeaders(code, text, options);
       const status = cause?.sipStatus || refusalStatus(code);
-      session.reject(status, { headers: cause === undefined ? headers : [...headers, ...why] });
+      session.reject(status, { headers: refusalFields(code, text, cause) });
     } else session.hangup({ headers: why, ...(reason === undefined ? {} : { reason }) });
     this.#changed();
   }
@@ -463,7 +461,7 @@ export class SipLeg implements LegOffersOwner, LegReferOwner {
       sipStatus: end.status,
       reason: end.reason,
       sipCallId: this.#session?.callId ?? '',
-      headers: endHeaders(end, this.#deps.options),
+      headers: { ...endHeaders(end, this.#deps.options), ...restFields(end) },
       stats,
     };
     this.#session = null;

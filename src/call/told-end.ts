@@ -15,9 +15,12 @@ import {
   q850Reason,
   reasonsIn,
 } from '../sip/cause.ts';
-import type { Reason } from '../sip/reason.ts';
+import type { HeaderField } from '../sip/message.ts';
+import { type Reason, reasonFields } from '../sip/reason.ts';
 import type { CallEnd, CallRecord } from './call-record.ts';
+import { retryAfterOf } from './failover.ts';
 import type { EndCause } from './leg.ts';
+import { refusalHeaders } from './leg-signal.ts';
 
 type Find = (sid: CallSid) => CallRecord | null;
 
@@ -75,9 +78,29 @@ function causeOfCallee(call: CallRecord, code: ErrorCode, find: Find): EndCause 
     const cause = end.code === 'CALL_NO_ANSWER' ? 19 : causeOfStatus(end.sipStatus);
     const hasCause = given.some(({ protocol }) => isQ850(protocol)) || cause === null;
     const reasons = hasCause ? given : [...given, q850Reason(cause)];
-    return { code: end.code, sipStatus: passedStatus(end.sipStatus), reasons };
+    const retryAfterS = retryAfterOf(end);
+    return {
+      ...{ code: end.code, sipStatus: passedStatus(end.sipStatus), reasons },
+      ...(retryAfterS === 0 ? {} : { retryAfterS }),
+    };
   }
   return null;
+}
+
+/** Told to a caller who is refused where nobody said when to come back. */
+const RETRY_AFTER_S = 5;
+
+/**
+ * What goes with the refusal of a caller for `code`; `cause`: on account of another call's end. What
+ * a gateway said of its 503 goes with the 500 that the caller gets for it (RFC 3261 §21.5.1).
+ */
+export function refusalFields(code: ErrorCode, text: string, cause?: EndCause): HeaderField[] {
+  const { retryAfterS: retryAfterSeconds = RETRY_AFTER_S } = cause ?? {};
+  const own = refusalHeaders(code, text, { retryAfterSeconds, warnAgent: 'tandem' });
+  if (cause === undefined) return own;
+  const isTold = own.some(([name]) => name === 'Retry-After') || cause.retryAfterS === undefined;
+  const rest: HeaderField[] = isTold ? [] : [['Retry-After', String(retryAfterSeconds)]];
+  return [...own, ...rest, ...reasonFields(cause.reasons)];
 }
 
 function reasonsOf(headers: CallEnd['sipHeaders']): readonly Reason[] {

@@ -10,8 +10,9 @@
 import type { Bus, Subscription } from '../bus/bus.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import type { Log } from '../core/log.ts';
-import type { CallSid } from '../core/sid.ts';
+import type { CallSid, TrunkSid } from '../core/sid.ts';
 import { parseUri } from '../sip/message.ts';
+import type { TrunkTransfers } from '../store/store.ts';
 import { Bridge } from './bridge.ts';
 import type { Call } from './call.ts';
 import type { CallRecord } from './call-record.ts';
@@ -20,6 +21,7 @@ import type { Inbound } from './inbound.ts';
 import { type LegOffer, legSubject } from './leg.ts';
 import type { DialRequest } from './route.ts';
 import type { CallNotice } from './router.ts';
+import type { JoinFailure } from './transfer-join.ts';
 import {
   type LegReferral,
   REFERRALS,
@@ -27,10 +29,12 @@ import {
   type ReferralVerdict,
   type ReplaceRequest,
 } from './transfer-order.ts';
+import { type Ends, interrupted, TransferPair, type TransferSide } from './transfer-pair.ts';
 
 /** The table of calls, as far as transfers need it. */
 export interface TransferTable {
   find(sid: CallSid): Call | undefined;
+  calls(): Iterable<Call>;
   dial(request: DialRequest): Call;
   readonly inbound: Pick<Inbound, 'look'>;
 }
@@ -50,6 +54,8 @@ export interface TransfersParts {
   /** Gives the partner to the application's document. */
   readonly ask: (question: ReferQuestion) => boolean;
   readonly ringTimeoutMs: number;
+  /** What a trunk says of transfers that its calls ask for; absent: nothing. */
+  readonly ofTrunk?: (sid: TrunkSid) => TrunkTransfers | null;
 }
 
 /** A transfer whose outcome is not known yet. */
@@ -58,7 +64,7 @@ interface Open {
   readonly referrer: Call;
   readonly partner: Call;
   /** What the partner's record said before. */
-  readonly before: Pick<CallRecord, 'endsWithParent' | 'endsWith'>;
+  readonly before: Ends;
   /** The call that was placed; null: the application places it, if any. */
   readonly target: Call | null;
   lastStatus: number;
@@ -67,6 +73,8 @@ interface Open {
 export class Transfers {
   readonly #parts: TransfersParts;
   readonly #open = new Set<Open>();
+  /** Of both dialogs ours, and not joined yet. */
+  readonly #pairs = new Set<TransferPair>();
   readonly #services: Subscription[] = [];
 
   constructor(parts: TransfersParts) {
@@ -79,6 +87,11 @@ export class Transfers {
       bus.respond(REFERRALS, (referral) => this.#onReferral(referral)),
       bus.respond(REPLACEMENTS, (request) => this.#onReplace(request)),
     );
+    // Begun by a former process.
+    const { table } = this.#parts;
+    for (const { first, second } of interrupted(table.calls(), (sid) => table.find(sid))) {
+      this.#pair(first, second, null);
+    }
   }
 
   close(): void {
@@ -88,7 +101,14 @@ export class Transfers {
   /** Every change of a call, as the router tells it. */
   take({ type, call }: Pick<CallNotice, 'type' | 'call'>): void {
     for (const open of [...this.#open]) this.#follow(open, call);
-    if (type === 'call.completed') this.#endPartner(call);
+    if (type !== 'call.completed') return;
+    let isOpen = false;
+    for (const pair of this.#pairs) {
+      pair.left(call.sid);
+      isOpen ||= pair.isStayer(call.sid);
+    }
+    // Who is not joined yet takes nobody with him.
+    if (!isOpen) this.#endPartner(call);
   }
 
   // --- REFER ----------------------------------------------------------------------------------
@@ -109,8 +129,12 @@ export class Transfers {
     const referrer = this.#parts.table.find(referral.callSid);
     const partner = referrer && this.#partnerOf(referrer);
     if (referrer === undefined || partner === undefined) throw refused('there is nobody to join');
-    if ([...this.#open].some((open) => open.referrer === referrer || open.partner === referrer)) {
-      throw refused('another transfer is under way');
+    if (this.#isBusy(referrer)) throw refused('another transfer is under way');
+    // With Replaces that names a call of ours nobody is called, so no number is either.
+    const { transferSipOnly = false } = this.#ofTrunk(referrer) ?? {};
+    const isCalled = referral.mode === 'application' || referral.replacedCallSid === null;
+    if (transferSipOnly && isCalled && referral.target.kind === 'number') {
+      throw refused('its trunk transfers to SIP addresses only');
     }
     referrer.note('call', 'asked to transfer', referral.uri);
     if (referral.mode === 'application') this.#ask(referral, referrer, partner);
@@ -118,13 +142,23 @@ export class Transfers {
     else this.#join(referral, referrer, partner);
   }
 
+  #isBusy(call: Call): boolean {
+    if ([...this.#pairs].some((pair) => pair.has(call))) return true;
+    return [...this.#open].some(({ referrer, partner }) => referrer === call || partner === call);
+  }
+
   #partnerOf({ record }: Call): Call | undefined {
     return record.bridgedTo === null ? undefined : this.#parts.table.find(record.bridgedTo);
   }
 
+  #ofTrunk({ record }: Call): TrunkTransfers | null {
+    return record.trunkSid === null ? null : (this.#parts.ofTrunk?.(record.trunkSid) ?? null);
+  }
+
   #ask(referral: LegReferral, referrer: Call, partner: Call): void {
     const { uri, referId } = referral;
-    const before = detach(referrer, partner, null);
+    const before = endsOf(partner);
+    detach(referrer, partner, null);
     if (!this.#parts.ask({ referrer, partner, uri })) {
       partner.relate(before);
       throw new GatewayError('REFER_NO_URL');
@@ -136,16 +170,18 @@ export class Transfers {
 
   #place(referral: LegReferral, referrer: Call, partner: Call): void {
     const { ringTimeoutMs, table } = this.#parts;
-    const { record } = partner;
+    // The one who is called sees who he will talk to, or who sends him.
+    const isReferrerShown = this.#ofTrunk(referrer)?.transferCallerId === 'from-transferor';
+    const { record } = isReferrerShown ? referrer : partner;
     const target = table.dial({
       parentCallSid: partner.sid,
       target: referral.target,
-      // The one who is called sees who he will talk to.
       callerId: record.direction === 'inbound' ? record.from : record.to,
       ringTimeoutMs,
       statusCallback: referrer.record.statusCallback,
     });
-    const before = detach(referrer, partner, target.sid);
+    const before = endsOf(partner);
+    detach(referrer, partner, target.sid);
     referrer.relate({ transferredTo: target.sid });
     const { referId } = referral;
     this.#open.add({ referId, referrer, partner, before, target, lastStatus: 603 });
@@ -161,34 +197,44 @@ export class Transfers {
     }
     if (other.record.accountSid !== referrer.record.accountSid)
       throw refused('not the same account');
-    const before = detach(referrer, partner, third.sid);
-    const beforeThird = detach(other, third, partner.sid);
-    const undo = (): void => {
-      partner.relate(before);
-      third.relate(beforeThird);
-      for (const [one, two] of [
-        [referrer, partner],
-        [other, third],
-      ] as const) {
-        one.relate({ transferredTo: null });
-        if (one.isLive && two.isLive) new Bridge({ a: one, b: two }).join();
-      }
-      tellOutcome(this.#parts.bus, referrer, referId, 503, false);
+    if ([other, third].some((call) => this.#isBusy(call))) {
+      throw refused('another transfer is under way');
+    }
+    const first = { leaver: referrer, stayer: partner, before: endsOf(partner) };
+    detach(referrer, partner, third.sid);
+    const second = { leaver: other, stayer: third, before: endsOf(third) };
+    detach(other, third, partner.sid);
+    this.#pair(first, second, referId);
+  }
+
+  #pair(first: TransferSide, second: TransferSide, referId: string | null): void {
+    const onDone = (done: TransferPair, failure: JoinFailure | null): void => {
+      this.#pairs.delete(done);
+      this.#paired(done, failure, referId);
     };
-    // Each finds the other by it when it ends, after a restart as well.
-    partner.relate({ childSids: [...partner.record.childSids, third.sid] });
-    third.relate({ childSids: [...third.record.childSids, partner.sid] });
-    referrer.relate({ transferredTo: third.sid });
-    other.relate({ transferredTo: partner.sid });
-    const bridge = new Bridge({ a: partner, b: third });
-    bridge.once('failed', undo);
-    bridge.once('joined', () => {
-      bridge.off('failed', undo);
+    const pair = new TransferPair({ first, second, onDone });
+    this.#pairs.add(pair);
+    pair.start();
+  }
+
+  #paired(pair: TransferPair, failure: JoinFailure | null, referId: string | null): void {
+    const { leaver: referrer, stayer: partner } = pair.first;
+    const { leaver: other, stayer: third } = pair.second;
+    const { bus, log } = this.#parts;
+    if (failure === null) {
       referrer.note('call', 'transferred', third.sid);
-      tellOutcome(this.#parts.bus, referrer, referId, 200, true);
+      // Of a former process: nobody waits for word.
+      if (referId === null) referrer.hangup('CALL_COMPLETED');
+      else tellOutcome(bus, referrer, referId, 200, true);
       other.hangup('CALL_COMPLETED');
-    });
-    bridge.join();
+      return;
+    }
+    const { code, sipStatus } = failure;
+    log.info({ callSid: referrer.sid, code, sipStatus }, 'transfer failed');
+    referrer.note('call', 'not transferred', `${code} ${sipStatus}`);
+    if (referId !== null) tellOutcome(bus, referrer, referId, sipStatus, false);
+    // Whom he would have been joined with lives on; those he was with before do not.
+    for (const { record } of [partner, third]) if (record.end !== null) this.#endPartner(record);
   }
 
   // --- Outcomes -------------------------------------------------------------------------------
@@ -296,16 +342,15 @@ function isOwnChild(call: CallRecord, { partner, referrer }: Open): boolean {
 
 /**
  * The partner no longer ends with the referrer. One that a document runs is that document's to end;
- * any other ends with `next`. What held before is given back.
+ * any other ends with `next`.
  */
-function detach(
-  referrer: Call,
-  partner: Call,
-  next: CallSid | null,
-): Pick<CallRecord, 'endsWithParent' | 'endsWith'> {
-  const { parentCallSid, endsWithParent, endsWith } = partner.record;
+function detach(referrer: Call, partner: Call, next: CallSid | null): void {
+  const { parentCallSid, endsWith } = partner.record;
   const isRun = parentCallSid !== referrer.sid && endsWith !== referrer.sid;
   if (!isRun) partner.relate({ endsWithParent: false, endsWith: next });
+}
+
+function endsOf({ record: { endsWithParent, endsWith } }: Call): Ends {
   return { endsWithParent, endsWith };
 }
 

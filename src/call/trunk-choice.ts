@@ -3,6 +3,7 @@
  * priority and cost, then trunks by their own patterns; gateways by priority and weight; what is
  * down or resting last. Pure: rows and states come in, an order and the reasons for it go out.
  */
+import type { TrunkSid } from '../core/sid.ts';
 import type { TrunkRow } from '../store/store.ts';
 import type { Decisions } from './decision.ts';
 import type { RouteRule, TrunkGateway, TrunkRoute } from './route.ts';
@@ -41,6 +42,20 @@ export function chooseTrunks(o: {
   }
   if (chosen.size === 0) tellNone(o);
   return [...chosen];
+}
+
+/** The trunk that a number is on, whatever routes and patterns say; none when it cannot be used. */
+export function trunkOfNumber(o: {
+  readonly number: string;
+  readonly trunks: readonly TrunkRoute[];
+  readonly trunkSid: TrunkSid;
+  readonly decisions: Decisions;
+}): readonly TrunkRoute[] {
+  const { number, trunks, trunkSid, decisions } = o;
+  const trunk = trunks.find(({ sid }) => sid === trunkSid);
+  if (trunk === undefined || !isUsable(trunk, decisions)) return [];
+  decisions.ok('route', `${number} is a number of trunk ${trunk.name}`);
+  return [trunk];
 }
 
 /** The gateways of `trunks` in the order to try; never fewer than there are. */

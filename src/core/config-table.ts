@@ -155,6 +155,14 @@ export const CONFIG_ROWS = {
     default: 180_000,
     doc: 'How long an INVITE may ring before it is given up (RFC 3261 16.6, timer C).',
   },
+  'sip.noProvisionalMs': {
+    type: 'integer',
+    unit: 'ms',
+    min: 0,
+    max: 60_000,
+    default: 4_000,
+    doc: 'How long a dialled SIP URI or a phone, each address of it, may give no response at all to an INVITE, not even 100, before the next is tried or the call fails with 408; trunks have failover.noProvisionalMs in their policy; 0: the 32 s of RFC 3261.',
+  },
   'sip.refer': {
     type: 'string',
     oneOf: ['refuse', 'accept', 'application'],
@@ -242,7 +250,7 @@ export const CONFIG_ROWS = {
   'sip.tls.certFile': {
     type: 'string',
     default: '',
-    doc: 'PEM file with the certificate chain of tls:// and wss:// listeners, shown to servers as well; read again when it changes, standing connections go on.',
+    doc: 'PEM file with the certificate chain of tls:// and wss:// listeners, shown to servers as well; read again when it changes, standing connections go on. Empty: the first of sip.tls.directory.',
   },
   'sip.tls.keyFile': {
     type: 'string',
@@ -252,7 +260,7 @@ export const CONFIG_ROWS = {
   'sip.tls.directory': {
     type: 'string',
     default: '',
-    doc: "Folder of further certificates, chosen by the name asked for (SNI): per name a folder with fullchain.pem and privkey.pem, as certbot's live folder has them.",
+    doc: "Folder of certificates, chosen by the name asked for (SNI): per name a folder with fullchain.pem and privkey.pem, as certbot's live folder has them. Enough by itself: without sip.tls.certFile its first folder by name is for who asks for no name of it.",
   },
   'sip.tls.caFile': {
     type: 'string',
@@ -524,6 +532,13 @@ export const CONFIG_ROWS = {
     max: 3_600,
     default: 120,
     doc: 'How often phones that manage their flows shall ping (RFC 5626).',
+  },
+  'registrar.callbacksMax': {
+    type: 'integer',
+    min: 100,
+    max: 1_000_000,
+    default: 20_000,
+    doc: 'Registration callbacks that may wait in all; those over it are dropped and counted.',
   },
   'registration.retryMinMs': {
     type: 'integer',

@@ -12,8 +12,11 @@ export interface LoopLoad {
   readonly delayMs: number;
 }
 
-/** The histogram counts the whole pause of its timer, which is this long when nothing is late. */
-const RESOLUTION_MS = 10;
+/**
+ * The histogram counts the whole pause of its timer, which is this long when nothing is late. The
+ * finest choice, 10 ms, costs an idle node 1 % of a core.
+ */
+const RESOLUTION_MS = 50;
 
 export class LoopMeter {
   readonly #delays = monitorEventLoopDelay({ resolution: RESOLUTION_MS });

@@ -10,7 +10,8 @@ export class Metrics {
 
   /** Adds the process' own figures (CPU, memory, event loop). Once per process. */
   collectProcess(): void {
-    collectDefaultMetrics({ register: this.registry });
+    // Every 10 ms, as it would by itself, costs an idle node 1 % of a core.
+    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 100 });
   }
 
   counter<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Counter<L> {

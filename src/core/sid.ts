@@ -13,6 +13,7 @@ export type SidPrefix =
   | 'CA'
   | 'CL'
   | 'CR'
+  | 'EV'
   | 'IP'
   | 'NO'
   | 'OU'

@@ -1,9 +1,9 @@
 /**
  * Status callbacks: told in order per call, beside the call and never in its way.
  *
- * Each call has a queue of its own, so a slow server delays only later callbacks of that call.
- * Bounded per call and in all; what does not fit is dropped with a count, never waited for. Not
- * the event log: a callback that fails is reported once and not kept.
+ * Each call has a line of its own, so a slow server delays only later callbacks of that call; what
+ * is of no call names its line. Bounded per line and in all; what does not fit is dropped with a
+ * count, never waited for. Not the event log: a callback that fails is reported once and not kept.
  */
 import type { Clock } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
@@ -16,7 +16,10 @@ import { encodeWebhook, type FormParams, signHop } from '../http/signature.ts';
 import { shown } from '../http/url.ts';
 
 export interface Callback {
-  readonly callSid: CallSid;
+  /** Null: of no call, and then of a line that is named. */
+  readonly callSid: CallSid | null;
+  /** Those of one line are told one after another; absent: that of the call. */
+  readonly line?: string;
   readonly url: string;
   readonly method: 'GET' | 'POST';
   readonly params: FormParams;
@@ -36,12 +39,12 @@ export interface CallbacksOptions {
   readonly log: Log;
   readonly http: HttpClient;
   readonly policy: ConnectionPolicy;
-  readonly queuePerCallMax: number;
+  readonly queuePerLineMax: number;
   readonly queueMax: number;
   readonly onOutcome: (outcome: CallbackOutcome) => void;
 }
 
-export const DEFAULT_CALLBACKS = { queuePerCallMax: 64, queueMax: 20_000 } as const;
+export const DEFAULT_CALLBACKS = { queuePerLineMax: 64, queueMax: 20_000 } as const;
 
 export const DEFAULT_CALLBACK_POLICY: ConnectionPolicy = {
   connectMs: 5_000,
@@ -56,7 +59,7 @@ const ANSWER_BYTES_MAX = 65_536;
 
 export class Callbacks {
   readonly #options: CallbacksOptions;
-  readonly #queues = new Map<CallSid, Serial>();
+  readonly #queues = new Map<string, Serial>();
   #queued = 0;
 
   constructor(options: CallbacksOptions) {
@@ -67,16 +70,17 @@ export class Callbacks {
     return this.#queued;
   }
 
-  /** Queues one callback behind those of its call. Returns at once. */
+  /** Queues one callback behind those of its line. Returns at once. */
   send(callback: Callback): void {
     if (this.#queued >= this.#options.queueMax) {
       this.#report(callback, 0, 0, new GatewayError('QUEUE_FULL', { depth: this.#queued }));
       return;
     }
-    let queue = this.#queues.get(callback.callSid);
+    const line = callback.line ?? callback.callSid ?? '';
+    let queue = this.#queues.get(line);
     if (!queue) {
-      queue = new Serial({ depthMax: this.#options.queuePerCallMax });
-      this.#queues.set(callback.callSid, queue);
+      queue = new Serial({ depthMax: this.#options.queuePerLineMax });
+      this.#queues.set(line, queue);
     }
     const mine = queue;
     this.#queued += 1;
@@ -85,7 +89,7 @@ export class Callbacks {
       .catch((thrown) => this.#report(callback, 0, 0, asGatewayError(thrown)))
       .finally(() => {
         this.#queued -= 1;
-        if (mine.depth === 0) this.#queues.delete(callback.callSid);
+        if (mine.depth === 0) this.#queues.delete(line);
       });
   }
 

@@ -9,15 +9,9 @@
 import { EventEmitter } from 'node:events';
 import type { Clock, Timer } from '../core/clock.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
-import type {
-  DigitSource,
-  Handle,
-  PlayEnd,
-  PortSettings,
-  PortStats,
-  RecordEnd,
-} from './binding.ts';
+import type { Handle, PortSettings, PortStats, RecordEnd } from './binding.ts';
 import { packSettings, unpackStats } from './packed.ts';
+import type { PortEvents, PortRecord, PortRef } from './port-parts.ts';
 import type {
   Args,
   ControlVerb,
@@ -31,40 +25,7 @@ import { type Playing, type Recording, remaining } from './replay.ts';
 import { spliceRecording } from './splice.ts';
 import type { LiveWorker } from './supervisor.ts';
 
-/** Names a port; plain data, goes through messages. Old names of a moved port stay good. */
-export interface PortRef {
-  readonly worker: number;
-  readonly handle: Handle;
-}
-
-/** All that is needed to take a port back, or to make it again. */
-export interface PortRecord {
-  readonly ref: PortRef;
-  readonly address: string;
-  readonly rtcpMux: boolean;
-  readonly rtpPort: number;
-  readonly rtcpPort: number;
-  readonly ssrc: number;
-  readonly settings: PortSettings | null;
-  readonly peer: PortRef | null;
-  /** Ports of one group are made in one worker; '' belongs to none. */
-  readonly group?: string;
-}
-
-export interface PortEvents {
-  digit: [{ key: string; durationMs: number; source: DigitSource }];
-  playDone: [{ playId: string; reason: PlayEnd; playedMs: number }];
-  recordDone: [{ recordId: string; reason: RecordEnd; durationMs: number }];
-  firstPacket: [];
-  /** The address we send to was learnt from what arrived. */
-  latched: [];
-  silent: [{ silentMs: number }];
-  active: [];
-  /** Its worker died; the same UDP port lives in another one under a new name. */
-  moved: [{ ref: PortRef }];
-  /** Its worker died and the port could not be made again. The last event. */
-  lost: [];
-}
+export type { PortRecord, PortRef } from './port-parts.ts';
 
 /** What a port needs of its engine. */
 export interface PortHost {
@@ -238,6 +199,35 @@ export class Port extends EventEmitter<PortEvents> {
     if (this.#recording.size > 0) await this.#drain();
     this.#host.forget(this, this.#names, this.#record.group ?? '');
     return stats;
+  }
+
+  /**
+   * Goes on with what another port plays and records, under new settings; that one closes, and
+   * nothing is heard of it any more. A bridge is not taken over: its peer may be in another worker.
+   */
+  async takeOver(former: Port, settings: PortSettings): Promise<void> {
+    const nowMs = this.#host.clock.monotonicMs();
+    former.removeAllListeners();
+    this.#record.settings = settings;
+    this.#downMs = nowMs;
+    for (const [playId, playing] of former.#playing) {
+      playing.heardMs += Math.round(nowMs - playing.startedMs);
+      this.#playing.set(playId, playing);
+    }
+    for (const [recordId, recording] of former.#recording) {
+      this.#recording.set(recordId, recording);
+      // It waits for its file to be whole; the parts are put together by this one.
+      former.#recording.set(recordId, { ...recording, parts: [] });
+    }
+    try {
+      await this.#replay();
+    } catch (thrown) {
+      // A worker that dies over it is followed by one that is told all of it.
+      if (!this.#worker.client.isClosed) throw thrown;
+      await this.settled();
+    } finally {
+      void former.close();
+    }
   }
 
   // --- For the engine --------------------------------------------------------------------------

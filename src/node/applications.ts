@@ -54,8 +54,9 @@ export function createApplications(
     policy: DEFAULT_CALLBACK_POLICY,
     ...DEFAULT_CALLBACKS,
     queueMax: config['webhook.callbacksMax'],
-    onOutcome: ({ callback, ...outcome }) =>
-      onWebhook({ ...callback, ...outcome, kind: 'callback' }),
+    onOutcome: ({ callback: { callSid, ...callback }, ...outcome }) => {
+      if (callSid !== null) onWebhook({ ...callback, ...outcome, callSid, kind: 'callback' });
+    },
   });
   return {
     application: new Application({

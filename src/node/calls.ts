@@ -21,6 +21,7 @@ import type { TraceBook } from '../call/trace.ts';
 import { type ReferQuestion, Transfers } from '../call/transfer.ts';
 import type { TrunkHealth } from '../call/trunk-health.ts';
 import { classifyAddress } from '../core/address.ts';
+import type { TrunkSid } from '../core/sid.ts';
 import type { MediaEngine } from '../media/engine.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
 import type { Resolver } from '../sip/resolver.ts';
@@ -126,6 +127,7 @@ export function createRouter(
       trustedSources: config['sip.trusted'],
       fromDomain: fromDomain(config),
       plainPolicy: plainPolicy(config),
+      plainNoProvisionalMs: config['sip.noProvisionalMs'],
       trunkWaitMs: config['trunk.waitMs'],
       defaultRoute: {
         accountSid: account.sid,
@@ -145,11 +147,12 @@ export function createRouter(
 }
 
 export function createTransfers(
-  { config, log, bus, router }: Joined & { router: Router },
+  { config, log, bus, router, routes }: Joined & { router: Router; routes: StoreRouteTable },
   ask: (question: ReferQuestion) => boolean,
 ): Transfers {
   const ringTimeoutMs = config['sip.ringTimeoutMs'];
-  return new Transfers({ bus, log, table: router, ask, ringTimeoutMs });
+  const ofTrunk = (sid: TrunkSid) => routes.transfersOf(sid);
+  return new Transfers({ bus, log, table: router, ask, ringTimeoutMs, ofTrunk });
 }
 
 /** Calls of a former process: legs first, so that each call finds its own. */

@@ -16,7 +16,8 @@ import { DEFAULT_REGISTRAR_ACCOUNTS, StoreRegistrarAccounts } from '../call/regi
 import { DEFAULT_TRUNK_REGISTRATIONS, TrunkRegistrations } from '../call/registration.ts';
 import type { StoreRouteTable } from '../call/route-table.ts';
 import { GatewayError } from '../core/errors.ts';
-import type { TrunkSid } from '../core/sid.ts';
+import type { SipDomainSid, TrunkSid } from '../core/sid.ts';
+import type { HttpClient } from '../http/client.ts';
 import { addressOf, type Binding } from '../sip/binding.ts';
 import type { DigestAlgorithm } from '../sip/digest.ts';
 import type { Endpoint } from '../sip/endpoint.ts';
@@ -28,6 +29,10 @@ import { Registrar } from '../sip/registrar.ts';
 import { DEFAULT_REGISTRAR } from '../sip/registrar-options.ts';
 import type { Resolver } from '../sip/resolver.ts';
 import { ensureKey } from '../store/key-file.ts';
+import {
+  DEFAULT_REGISTRATION_CALLBACKS,
+  RegistrationCallbacks,
+} from '../verbs/registration-callbacks.ts';
 import type { NodeParts } from './base.ts';
 import { fromDomain } from './calls.ts';
 
@@ -52,7 +57,10 @@ export class Registry {
     this.gruu = new Gruu({ clock, secret });
     const bindingsMax = config['registrar.bindingsMax'];
     const options = { bindingsMax };
-    this.location = new Location({ clock, log, metrics, journal, bus, options });
+    const isRefreshTold = (sid: SipDomainSid): boolean =>
+      this.accounts.callbackOf(sid)?.events.includes('refreshed') === true;
+    const kept = { clock, log, metrics, journal, bus };
+    this.location = new Location({ ...kept, options, isRefreshTold });
     this.accounts = new StoreRegistrarAccounts({
       store,
       log,
@@ -85,9 +93,11 @@ export class Registry {
 
   /** After the journal is read, before anything comes in. */
   async start(records: ReadonlyMap<string, object>): Promise<void> {
-    this.location.restore(records);
-    this.trunks?.restore(records);
+    // First who may be here and who is told: phones leave as soon as they are known again.
     await this.accounts.start();
+    this.location.restore(records);
+    this.#retain();
+    this.trunks?.restore(records);
   }
 
   /** A user that is taken out of a list is not reached any more. */
@@ -198,6 +208,19 @@ function createTrunkRegistrations(
   registry.trunks = trunks;
   parts.routes.watch((all) => trunks.watch(all));
   return trunks;
+}
+
+/** Tells the applications of domains which phones come and go. */
+export function createRegistrationCallbacks(
+  parts: NodeParts & { registry: Registry; bus: Bus; client: HttpClient },
+): RegistrationCallbacks {
+  const { config, clock, log, metrics, account, registry, bus, client: http } = parts;
+  return new RegistrationCallbacks({
+    ...{ clock, log, metrics, bus, http },
+    callbackOf: (sid) => registry.accounts.callbackOf(sid),
+    authToken: (sid) => (sid === account.sid ? account.authToken : null),
+    options: { ...DEFAULT_REGISTRATION_CALLBACKS, queueMax: config['registrar.callbacksMax'] },
+  });
 }
 
 function algorithmsOf(names: readonly string[]): DigestAlgorithm[] {

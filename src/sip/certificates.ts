@@ -14,7 +14,7 @@ import type { Log } from '../core/log.ts';
 import { domainsOf, wildcardOf } from './certificate-names.ts';
 
 export interface CertificateOptions {
-  /** PEM, leaf first. Without it there is no TLS listener. */
+  /** PEM, leaf first; '': the first of `directory` is shown to who names nobody we know. */
   readonly certFile: string;
   readonly keyFile: string;
   /** PEM of who may sign peers' certificates, instead of the public authorities. */
@@ -45,6 +45,8 @@ interface Loaded {
   readonly byName: ReadonlyMap<string, SecureContext>;
   readonly expiresAtMs: number;
   readonly names: readonly string[];
+  /** The file of the default certificate; '' without one. */
+  readonly defaultFile: string;
 }
 
 interface Pair {
@@ -145,10 +147,14 @@ export class Certificates {
 
   #put(loaded: Loaded): void {
     this.#loaded = loaded;
-    const { names, expiresAtMs } = loaded;
+    const { names, expiresAtMs, defaultFile } = loaded;
     if (loaded.server === null) return;
     const expires = new Date(expiresAtMs).toISOString();
     this.#log.info({ names, expires }, 'TLS certificates in force');
+    if (this.#options.certFile === '') {
+      const what = 'sip.tls.certFile is empty: the first of sip.tls.directory is the default';
+      this.#log.info({ file: defaultFile }, what);
+    }
     if (expiresAtMs < this.#clock.nowMs() + SOON_MS) {
       this.#log.warn({ expires }, 'a TLS certificate expires soon, or has');
     }
@@ -207,17 +213,31 @@ export class Certificates {
       const problem = 'must be named, as sip.tls.certFile is';
       throw new GatewayError('CONFIG_BAD_VALUE', { key: 'sip.tls.keyFile', problem });
     }
-    for (const { key, certFile, keyFile } of await this.#pairs()) {
+    const pairs = await this.#pairs();
+    if (pairs.length === 0) await this.#noPairs();
+    for (const { key, certFile, keyFile } of pairs) {
       const cert = await readPem(key, certFile);
       const secret = await readPem(key, keyFile);
       const options = { ...common, cert, key: secret };
       const { context, leaf } = checked(key, certFile, options);
       expiresAtMs = Math.min(expiresAtMs, Date.parse(leaf.validTo));
-      if (key === 'sip.tls.certFile') server = options;
+      server ??= options;
       for (const name of domainsOf(leaf)) if (!byName.has(name)) byName.set(name, context);
     }
     const client = checkedClient(server ?? common);
-    return { server, client, byName, expiresAtMs, names: [...byName.keys()] };
+    const defaultFile = pairs[0]?.certFile ?? '';
+    return { server, client, byName, expiresAtMs, names: [...byName.keys()], defaultFile };
+  }
+
+  /** Throws where certificates are named, and there is none. */
+  async #noPairs(): Promise<void> {
+    const key = 'sip.tls.directory';
+    const { directory } = this.#options;
+    if (directory === '') return;
+    await readdir(directory).catch((thrown: unknown) => {
+      throw badFile(key, directory, asGatewayError(thrown).message);
+    });
+    throw badFile(key, directory, 'has no folder with fullchain.pem and privkey.pem in it');
   }
 }
 

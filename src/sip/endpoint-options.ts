@@ -99,6 +99,4 @@ export interface OutgoingInvite {
   readonly reliable?: SessionPolicy['reliable'];
   readonly sessionTimer?: SessionPolicy['sessionTimer'];
   readonly refer?: NonNullable<SessionPolicy['refer']>;
-  /** An address that says nothing for so long is given up; 0: timer B alone decides. */
-  readonly noProvisionalMs?: number;
 }

@@ -390,6 +390,11 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     const proof = this.#authenticate(request, source);
     if (proof === null) return;
     this.#transport.proved(source);
+    // We listen before those who take calls, who find the old ones first.
+    if (this.listenerCount('invite') === 0) {
+      this.#refuse(request, source, 'NOT_READY');
+      return;
+    }
     const isFull = this.#sessions.size >= this.#bounds.sessionsMax;
     const transaction = isFull ? null : this.#transactions.accept(request, source, null);
     if (transaction === null) {
@@ -401,23 +406,18 @@ export class Endpoint extends EventEmitter<EndpointEvents> implements TransportU
     source.connection?.welcome();
     const dialog = dialogOfRequest(request, id);
     const session = new Session({
-      host: this,
-      id,
+      ...{ host: this, id, callId: dialog.callId, dialog, request, offer },
       direction: 'in',
-      callId: dialog.callId,
-      request,
-      offer,
       credentials: null,
       state: 'early',
       source,
       near: source,
-      dialog,
       identity: proof.identity,
       replaces: replaced.session?.id ?? null,
     });
     this.#sessions.set(id, session);
     session.receiveInvite(transaction);
-    if (!this.emit('invite', session)) session.reject(480);
+    this.emit('invite', session);
   }
 
   /** The SDP of an INVITE; null when it was refused for its body. */

@@ -54,7 +54,6 @@ export class InviteClient extends Deadline implements ClientUser {
   readonly #callId: string;
   readonly #challenge: ChallengeAnswer | null;
   readonly #answerTimeoutMs: number;
-  readonly #silenceMs: number;
   readonly #acknowledgements: Acknowledgement[] = [];
   #hopIndex = 0;
   #transaction: ClientTransaction | null = null;
@@ -63,11 +62,8 @@ export class InviteClient extends Deadline implements ClientUser {
   #hasProvisional = false;
   #sentMs = 0;
   #answerByMs = Number.POSITIVE_INFINITY;
-  #speakByMs = Number.POSITIVE_INFINITY;
   /** The credentials of the last attempt. */
   #proof: readonly HeaderField[] = [];
-  /** Attempts that were given up in silence, and whether CANCEL was sent after them. */
-  readonly #left = new Map<ClientTransaction, boolean>();
   #cancelFields: readonly HeaderField[] | null = null;
   #isCancelSent = false;
 
@@ -80,8 +76,6 @@ export class InviteClient extends Deadline implements ClientUser {
     challenge: ChallengeAnswer | null;
     /** From `start` to a final response, all attempts together. */
     answerTimeoutMs: number;
-    /** A target that has not said a word by then is given up; 0: timer B alone decides. */
-    noProvisionalMs?: number;
   }) {
     super();
     this.#ua = options.ua;
@@ -90,7 +84,6 @@ export class InviteClient extends Deadline implements ClientUser {
     this.#callId = options.callId;
     this.#challenge = options.challenge;
     this.#answerTimeoutMs = options.answerTimeoutMs;
-    this.#silenceMs = options.noProvisionalMs || Number.POSITIVE_INFINITY;
   }
 
   /** The number of the INVITE that was sent last, which is its ACK's too. */
@@ -125,8 +118,7 @@ export class InviteClient extends Deadline implements ClientUser {
     this.#transaction = this.#ua.request(request, this.hop, this, this.#callId);
     this.#proof = fields;
     this.#sentMs = this.#ua.wheel.nowMs();
-    this.#speakByMs = this.#sentMs + this.#silenceMs;
-    this.#ua.wheel.set(this, Math.min(this.#answerByMs, this.#speakByMs));
+    this.#ua.wheel.set(this, this.#answerByMs);
   }
 
   /** §9.1: not before a provisional response, as CANCEL could arrive first. */
@@ -135,8 +127,19 @@ export class InviteClient extends Deadline implements ClientUser {
     this.#cancelFields = fields;
     this.#ua.wheel.clear(this);
     if (this.#hasProvisional) this.#sendCancel();
-    // Who is at work says 100 in 200 ms (§17.2.1). Given up for its silence, it is tried last now.
-    else if (this.#silentMs() >= this.#ua.timers.t1Ms) this.#ua.unheard(this.hop.peer);
+    else this.#giveUp();
+  }
+
+  /**
+   * Who is at work says 100 in 200 ms (§17.2.1): given up for its silence, it is tried last now. A
+   * lost packet or two is not yet silence, so it is told again until it can be cancelled; after
+   * three it is not, lest it begins to ring when it comes back.
+   */
+  #giveUp(): void {
+    const { t1Ms } = this.#ua.timers;
+    const silentMs = this.#silentMs();
+    if (silentMs >= t1Ms) this.#ua.unheard(this.hop.peer);
+    if (silentMs >= 3 * t1Ms) this.#transaction?.abandon();
   }
 
   /** Sends the ACK of a 2xx, and again whenever that 2xx comes again (§13.2.2.4). */
@@ -148,10 +151,7 @@ export class InviteClient extends Deadline implements ClientUser {
   }
 
   onResponse(transaction: ClientTransaction, response: SipMessage, source: Source): void {
-    if (transaction !== this.#transaction) {
-      this.#late(transaction, response, source);
-      return;
-    }
+    if (transaction !== this.#transaction) return;
     const { status } = response;
     if (!this.#hasProvisional) this.#ua.heard(transaction.peer, response);
     if (status < 200) this.#provisional(response, source);
@@ -167,25 +167,8 @@ export class InviteClient extends Deadline implements ClientUser {
     this.#owner.onFailed(this, code);
   }
 
-  override expire(nowMs: number): void {
-    if (nowMs >= this.#answerByMs) {
-      this.#owner.onUnanswered(this);
-      return;
-    }
-    if (this.#hasProvisional) {
-      this.#ua.wheel.set(this, this.#answerByMs);
-      return;
-    }
-    const silent = this.#transaction;
-    if (silent !== null) {
-      // Not a word: the target is down. What it may say later is undone then.
-      this.#ua.unheard(silent.peer);
-      silent.abandon();
-      this.#left.set(silent, false);
-    }
-    if (this.#tryNext()) return;
-    this.#transaction = null;
-    this.#owner.onFailed(this, 'SIP_TIMEOUT');
+  override expire(): void {
+    this.#owner.onUnanswered(this);
   }
 
   #provisional(response: SipMessage, source: Source): void {
@@ -193,25 +176,6 @@ export class InviteClient extends Deadline implements ClientUser {
     if (this.#cancelFields !== null) this.#sendCancel();
     else if (response.status > 100) this.#owner.onProvisional(this, response, source);
     else this.#owner.onTrying?.();
-  }
-
-  /** A target that was given up speaks after all: it must not go on ringing (§9.1, §13.2.2.4). */
-  #late(transaction: ClientTransaction, response: SipMessage, source: Source): void {
-    const isCanceled = this.#left.get(transaction);
-    if (isCanceled === undefined) return;
-    if (response.status >= 300) {
-      this.#left.delete(transaction);
-    } else if (response.status >= 200) {
-      if (this.#repeatAcknowledgement(response.toTag)) return;
-      this.#owner.onSurplus(this, response, source);
-    } else if (!isCanceled) {
-      this.#left.set(transaction, true);
-      try {
-        this.#ua.cancel(transaction, [], NOBODY);
-      } catch {
-        // OVERLOADED: it is given up by its timer instead.
-      }
-    }
   }
 
   #repeatAcknowledgement(toTag: string): boolean {

@@ -53,8 +53,6 @@ export interface OutgoingParts {
   readonly sdp: string;
   readonly hops: readonly Hop[];
   readonly answerTimeoutMs: number;
-  /** A hop that says nothing for so long is given up; 0: timer B alone decides. */
-  readonly noProvisionalMs: number;
   /** Hops that the INVITE may still take (RFC 3261 §8.1.1.6). */
   readonly maxForwards: number;
 }
@@ -101,7 +99,6 @@ export class Outgoing implements InviteClientOwner {
       callId: parts.callId,
       challenge: usage.credentials?.forInvite(parts.hops) ?? null,
       answerTimeoutMs: parts.answerTimeoutMs,
-      noProvisionalMs: parts.noProvisionalMs,
     });
   }
 

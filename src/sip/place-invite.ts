@@ -19,7 +19,7 @@ export async function placeInvite(
   parts: { ua: UserAgent; isFull: boolean; ringTimeoutMs: number },
 ): Promise<void> {
   const { uri, from, to, headers = [], sdp, ringTimeoutMs } = options;
-  const { maxForwards = MAX_FORWARDS, noProvisionalMs = 0 } = options;
+  const { maxForwards = MAX_FORWARDS } = options;
   const { ua } = parts;
   try {
     if (maxForwards < 0) throw new GatewayError('SIP_TOO_MANY_HOPS');
@@ -42,7 +42,6 @@ export async function placeInvite(
       sdp,
       hops: ua.hopsTo(targets, sdp.length + fieldsBytes(headers)),
       maxForwards,
-      noProvisionalMs,
       answerTimeoutMs: ringTimeoutMs ?? parts.ringTimeoutMs,
     });
   } catch (thrown) {

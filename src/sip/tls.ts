@@ -51,7 +51,8 @@ export class Tls {
   async start(): Promise<void> {
     await this.#certificates.start();
     if (this.#certificates.server === null) {
-      const problem = 'must name a certificate, as sip.listen has tls:// or wss://';
+      const problem =
+        'must name a certificate, as sip.listen has tls:// or wss://; or sip.tls.directory a folder of them';
       throw new GatewayError('CONFIG_BAD_VALUE', { key: 'sip.tls.certFile', problem });
     }
     this.#server ??= this.#createServer();

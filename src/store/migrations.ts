@@ -365,6 +365,20 @@ async function sipIndexes(db: Kysely<SqlSchema>): Promise<void> {
   await db.schema.createIndex('routes_by_trunk').on('routes').column('trunk_sid').execute();
 }
 
+async function registrationCallbacks(db: Kysely<SqlSchema>): Promise<void> {
+  await db.schema.alterTable('sip_domains').addColumn('registration_callback', 'text').execute();
+  const texts = [
+    ['registration_callback_method', 'POST'],
+    ['registration_callback_events', '["registered","unregistered","expired"]'],
+  ] as const;
+  for (const [name, value] of texts) {
+    await db.schema
+      .alterTable('sip_domains')
+      .addColumn(name, 'text', (column) => column.notNull().defaultTo(value))
+      .execute();
+  }
+}
+
 export const MIGRATIONS: readonly Migration[] = [
   {
     version: 1,
@@ -387,6 +401,7 @@ export const MIGRATIONS: readonly Migration[] = [
       await sipIndexes(db);
     },
   },
+  { version: 7, name: 'who is told of registrations', up: registrationCallbacks },
 ];
 
 /** Brings the database to the newest known version; refuses one that is newer still. */

@@ -148,6 +148,9 @@ export const SIP_DOMAINS: TableSpec<SipDomainRow> = {
     callAccessListSids: 'json',
     callCredentialListSids: 'json',
     registrationCredentialListSids: 'json',
+    registrationCallback: 'text',
+    registrationCallbackMethod: 'text',
+    registrationCallbackEvents: 'json',
   },
 };
 

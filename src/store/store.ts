@@ -85,16 +85,18 @@ export type TrunkGateway = {
   readonly dateUpdatedMs: number;
 };
 
-/** What the reference's trunks have besides; kept, whether or not the gateway acts on it. */
+/** What the reference's trunks have besides. */
 export type TrunkingSettings = {
   /** Asked for a document when no gateway of the trunk takes a call that came for it. */
   readonly disasterRecoveryUrl: string | null;
   readonly disasterRecoveryMethod: HttpMethod;
   /** Of transfers that `policy.refer` lets happen: to SIP addresses only. */
   readonly transferSipOnly: boolean;
+  /** Whom the target of a transfer sees: who is transferred, or who transfers him. */
   readonly transferCallerId: 'from-transferee' | 'from-transferor';
-  readonly cnamLookupEnabled: boolean;
 };
+
+export type TrunkTransfers = Pick<TrunkingSettings, 'transferSipOnly' | 'transferCallerId'>;
 
 export interface TrunkRow {
   readonly sid: TrunkSid;
@@ -175,6 +177,10 @@ export interface CredentialRow {
   readonly dateUpdatedMs: number;
 }
 
+/** What a domain's application can be told of its phones. */
+export const REGISTRATION_EVENTS = ['registered', 'refreshed', 'unregistered', 'expired'] as const;
+export type RegistrationEvent = (typeof REGISTRATION_EVENTS)[number];
+
 /** A host name whose calls go to an application, and at which phones may register. */
 export interface SipDomainRow extends Omit<VoiceSettings, 'voiceCallerIdLookup'> {
   readonly sid: SipDomainSid;
@@ -189,6 +195,10 @@ export interface SipDomainRow extends Omit<VoiceSettings, 'voiceCallerIdLookup'>
   readonly callAccessListSids: readonly AccessListSid[];
   readonly callCredentialListSids: readonly CredentialListSid[];
   readonly registrationCredentialListSids: readonly CredentialListSid[];
+  /** Told when its phones come and go; null: nobody is. */
+  readonly registrationCallback: string | null;
+  readonly registrationCallbackMethod: HttpMethod;
+  readonly registrationCallbackEvents: readonly RegistrationEvent[];
   readonly dateCreatedMs: number;
   readonly dateUpdatedMs: number;
 }

@@ -11,7 +11,6 @@ export const DEFAULT_TRUNKING: TrunkingSettings = {
   disasterRecoveryMethod: 'POST',
   transferSipOnly: false,
   transferCallerId: 'from-transferee',
-  cnamLookupEnabled: false,
 };
 
 export type TrunkSettings = Omit<

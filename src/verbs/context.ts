@@ -4,7 +4,7 @@
  * prompts it was given are let go of: however long it waits or repeats them, they stay till then.
  */
 import type { Call } from '../call/call.ts';
-import type { CallRecord } from '../call/call-record.ts';
+import type { CallRecord, Passage } from '../call/call-record.ts';
 import type { LegAction } from '../call/leg.ts';
 import { asGatewayError, GatewayError } from '../core/errors.ts';
 import { shown } from '../http/url.ts';
@@ -74,6 +74,11 @@ export class RunningVerb implements VerbContext {
       return prompt;
     });
     return this.#parts.course.within(held, this.#parts.options.promptMsMax);
+  }
+
+  get passage(): Passage | null {
+    const { document, call } = this.#parts;
+    return document.url === null ? (call.record.application?.passage ?? null) : null;
   }
 
   get call(): CallRecord {

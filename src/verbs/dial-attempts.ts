@@ -6,6 +6,7 @@
  * anything happens to it, so it does not matter which events were seen.
  */
 import type { CallRecord } from '../call/call-record.ts';
+import type { DialTarget } from '../call/route.ts';
 import { orderGateways } from '../call/trunk-choice.ts';
 import { asGatewayError, ERRORS, type ErrorCode, type ErrorRow } from '../core/errors.ts';
 import type { Candidate, Noun } from './dial-nouns.ts';
@@ -103,7 +104,7 @@ function place(dial: Calling, { noun, at, candidate }: Due, context: DialContext
     context.children.place({
       sid: attempt.sid,
       parentCallSid: context.call.sid,
-      target: chosen.target,
+      target: throughTrunk(chosen.target, context),
       callerId: dial.callerId,
       ringTimeoutMs: dial.timeoutMs,
       timeLimitMs: dial.timeLimitMs,
@@ -114,6 +115,12 @@ function place(dial: Calling, { noun, at, candidate }: Due, context: DialContext
     attempt.end = failure(asGatewayError(thrown).code);
   }
   return attempt;
+}
+
+/** A number on a trunk is reached through that trunk and no other. */
+function throughTrunk(target: DialTarget, { passage }: DialContext): DialTarget {
+  if (passage === null || target.kind !== 'number') return target;
+  return { ...target, trunkSid: passage.trunkSid };
 }
 
 /** Somewhere that cannot be told is no reason not to call. */

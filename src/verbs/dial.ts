@@ -8,6 +8,7 @@
  */
 import type { CallRecord } from '../call/call-record.ts';
 import type { LegEvent } from '../call/leg.ts';
+import { isUnreached } from '../call/pass-through.ts';
 import { asGatewayError } from '../core/errors.ts';
 import { type Calling, callOut, endOf } from './dial-attempts.ts';
 import { DIAL_NOUNS, type Noun, numberNoun, readNoun } from './dial-nouns.ts';
@@ -180,8 +181,25 @@ async function runDial(dial: Dial, context: DialContext): Promise<Outcome> {
     if (winner !== undefined) settle(winner, context);
     await endRecording(dial, context, false);
   }
-  if (action === null) return NEXT;
-  return { kind: 'document', url: action, method: dial.method, params: result(dial, context) };
+  if (action !== null) {
+    return { kind: 'document', url: action, method: dial.method, params: result(dial, context) };
+  }
+  return recovery(dial, context) ?? NEXT;
+}
+
+/** Of a call that was to pass: who is asked when nobody at the trunk was reached. */
+function recovery(dial: Dial, context: DialContext): Outcome | null {
+  const asked = context.passage?.recovery ?? null;
+  const { attempts, winner } = stateOf(context);
+  const isGone = context.call.end !== null || context.call.endingCode !== null;
+  if (asked === null || winner !== null || isGone) return null;
+  const isLost = attempts.every(({ sid, isPlaced, end }) => {
+    const call = isPlaced ? context.children.record(sid) : null;
+    return end !== null && isUnreached(call, asked.failover);
+  });
+  if (!isLost) return null;
+  const { url, method } = asked;
+  return { kind: 'document', url, method, params: result(dial, context) };
 }
 
 /** From the callee's answer to the end of the talk. */

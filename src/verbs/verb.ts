@@ -8,7 +8,7 @@
  * saves or waits again; so `save` comes before the next `await`, always.
  */
 import type { SpeechRequest } from '../assets/speech.ts';
-import type { CallRecord, HttpMethod } from '../call/call-record.ts';
+import type { CallRecord, HttpMethod, Passage } from '../call/call-record.ts';
 import type { LegAction } from '../call/leg.ts';
 import type { DialRequest } from '../call/route.ts';
 import { type ErrorCode, GatewayError } from '../core/errors.ts';
@@ -28,6 +28,8 @@ export interface VerbContext<S extends object = object> {
   readonly recordings: Recordings;
   readonly children: ChildCalls;
   readonly options: VerbOptions;
+  /** Set in the one document that is no application's: that which passes a call on to a trunk. */
+  readonly passage: Passage | null;
   save(state: S): void;
   /** Gives the leg a command, with an id made of `step`. */
   send(step: string, action: LegAction): void;

@@ -3,24 +3,13 @@
  * (numbers of tandem's go there, over UDP, TCP or TLS) and the one behind it (what tandem sends
  * goes on to a subscriber over UDP). It decides by the number called, and keeps no registrations.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import type { Pair } from './certificates.ts';
-
-const MODULES = '/usr/lib/x86_64-linux-gnu/kamailio/modules/';
-const READY_MS_MAX = 10_000;
-
-export function hasKamailioTls(): boolean {
-  return existsSync('/usr/sbin/kamailio') && existsSync(`${MODULES}tls.so`);
-}
+import { type Credentials, startKamailio, TLS_MODULE } from './kamailio.ts';
 
 export interface ProxyOptions {
   /** UDP and TCP; one more is TLS's. */
   readonly port: number;
   readonly tlsPort: number;
-  readonly certificate: Pair & { readonly caFile: string };
+  readonly certificate: Credentials;
   /** Where numbers of tandem's go: `sip:127.0.0.1:5060;transport=tcp`. */
   readonly tandem: string;
   /** Numbers of tandem's begin with this; all others are subscribers. */
@@ -37,80 +26,33 @@ export interface ProxyRun {
 }
 
 export async function startProxy(options: ProxyOptions): Promise<ProxyRun> {
-  const folder = mkdtempSync(join(tmpdir(), 'tandem-proxy-'));
-  const file = join(folder, 'kamailio.cfg');
-  const tls = join(folder, 'tls.cfg');
-  writeFileSync(tls, tlsConfiguration(options));
-  writeFileSync(file, configuration(options, tls));
-  let output = '';
-  const child: ChildProcess = spawn(
-    '/usr/sbin/kamailio',
-    ['-DD', '-E', '-e', '-f', file, '-m', '64', '-M', '8', '-Y', folder, '-w', folder],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
-  );
-  for (const stream of [child.stdout, child.stderr]) {
-    stream?.setEncoding('utf8').on('data', (chunk: string) => {
-      output = (output + chunk).slice(-100_000);
-    });
-  }
-  const gone = new Promise<void>((resolve) => child.on('exit', () => resolve()));
-  const stop = async (): Promise<void> => {
-    child.kill('SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), 5_000);
-    await gone;
-    clearTimeout(timer);
-    rmSync(folder, { recursive: true, force: true });
-  };
-  const startMs = Date.now();
-  while (!output.includes('PROXY READY')) {
-    if (child.exitCode !== null || Date.now() - startMs > READY_MS_MAX) {
-      await stop();
-      throw new Error(`kamailio does not start:\n${output.slice(-3000)}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
+  const { log, stop } = await startKamailio({
+    configuration: configuration(options),
+    credentials: options.certificate,
+  });
   return {
-    invites: () => output.split('\n').filter((line) => line.includes('PROXY INVITE')),
-    log: () => output,
+    invites: () =>
+      log()
+        .split('\n')
+        .filter((line) => line.includes('PROXY INVITE')),
+    log,
     stop,
   };
 }
 
-function tlsConfiguration({ certificate }: ProxyOptions): string {
-  const lines = [
-    'method = TLSv1.2+',
-    `certificate = ${certificate.certFile}`,
-    `private_key = ${certificate.keyFile}`,
-    `ca_list = ${certificate.caFile}`,
-  ].join('\n');
-  return `
-[server:default]
-${lines}
-verify_certificate = no
-require_certificate = no
-[client:default]
-${lines}
-verify_certificate = yes
-require_certificate = yes
-`;
-}
-
-function configuration(options: ProxyOptions, tls: string): string {
+function configuration(options: ProxyOptions): string {
   const { port, tlsPort, tandem, tandemPrefix, subscribers } = options;
   const ways = Object.entries(subscribers).map(
     ([prefix, at]) => `if ($rU =~ "^\\${prefix}") { $du = "sip:127.0.0.1:${at}"; }`,
   );
   return `
 debug=2
-log_stderror=yes
 fork=yes
 children=1
 tcp_children=1
-enable_tls=yes
 listen=udp:127.0.0.1:${port}
 listen=tcp:127.0.0.1:${port}
 listen=tls:127.0.0.1:${tlsPort}
-mpath="${MODULES}"
 loadmodule "tm.so"
 loadmodule "rr.so"
 loadmodule "pv.so"
@@ -119,11 +61,9 @@ loadmodule "xlog.so"
 loadmodule "maxfwd.so"
 loadmodule "textops.so"
 loadmodule "siputils.so"
-loadmodule "tls.so"
-modparam("tls", "config", "${tls}")
+${TLS_MODULE}
 modparam("rr", "enable_double_rr", 1)
 event_route[tm:local-request] { exit; }
-event_route[core:worker-one-init] { xlog("L_ERR", "PROXY READY\\n"); }
 request_route {
   if (!mf_process_maxfwd_header("20")) { sl_send_reply("483", "Too Many Hops"); exit; }
   if (is_method("CANCEL")) { if (t_check_trans()) t_relay(); exit; }

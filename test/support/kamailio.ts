@@ -1,125 +1,188 @@
 /**
- * Kamailio as a carrier's registrar: takes REGISTER with digest, and calls whoever registered. What
- * it knows can be asked for over its own control, here by an OPTIONS of ours: 200 with the contact.
+ * Kamailio as a peer: runs one configuration on loopback and waits until each of its listeners
+ * answers. Configurations stand where they are used: `kamailio-carrier.ts`, `kamailio-proxy.ts`,
+ * `bench/kamailio.ts`. Ended by process id.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createSocket } from 'node:dgram';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { connect as connectTcp } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect as connectTls } from 'node:tls';
+import type { Pair } from './certificates.ts';
+import { childrenOf } from './gateway.ts';
 
+const PROGRAM = '/usr/sbin/kamailio';
 const MODULES = '/usr/lib/x86_64-linux-gnu/kamailio/modules/';
+const READY_MS_MAX = 10_000;
+/** How long one OPTIONS is waited for, and how long until the next one after a refused connection. */
+const PROBE_MS = 500;
+const PROBE_AGAIN_MS = 30;
+const STOP_MS_MAX = 5_000;
+const OUTPUT_CHARS_MAX = 100_000;
 
-export function hasKamailio(): boolean {
-  return existsSync('/usr/sbin/kamailio') && existsSync(`${MODULES}registrar.so`);
+/** What a side of TLS shows, and whom it believes. */
+export interface Credentials extends Pair {
+  readonly caFile: string;
 }
 
-export interface CarrierOptions {
-  readonly port: number;
-  readonly domain: string;
-  readonly username: string;
-  readonly password: string;
-  /** Registrations for less are told 423. */
-  readonly expiresMinS?: number;
+export interface KamailioOptions {
+  /** Complete but for the modules' path. Its `listen=` lines say what has to answer. */
+  readonly configuration: string;
+  /** For configurations with `TLS_MODULE`: shown to both sides, servers are verified. */
+  readonly credentials?: Credentials;
 }
 
-export interface Carrier {
-  readonly port: number;
-  /** What it printed: each `REG …` line is a registration that it took or ended. */
+export interface Kamailio {
+  readonly pid: number;
+  /** What it printed last. */
   log(): string;
   stop(): Promise<void>;
 }
 
-export async function startCarrier(options: CarrierOptions): Promise<Carrier> {
-  const folder = mkdtempSync(join(tmpdir(), 'tandem-carrier-'));
+/** Loads and sets up TLS in a configuration; `startKamailio` writes the file. */
+export const TLS_MODULE = `
+enable_tls=yes
+loadmodule "tls.so"
+modparam("tls", "config", "tls.cfg")
+`;
+
+export function hasKamailio(...modules: readonly string[]): boolean {
+  return existsSync(PROGRAM) && modules.every((name) => existsSync(`${MODULES}${name}.so`));
+}
+
+export async function startKamailio(options: KamailioOptions): Promise<Kamailio> {
+  const { configuration, credentials } = options;
+  const folder = mkdtempSync(join(tmpdir(), 'tandem-kamailio-'));
   const file = join(folder, 'kamailio.cfg');
-  writeFileSync(file, configuration(options));
-  const log = join(folder, 'log');
-  writeFileSync(log, '');
-  let output = '';
-  const child: ChildProcess = spawn(
-    '/usr/sbin/kamailio',
-    ['-DD', '-E', '-e', '-f', file, '-m', '64', '-M', '8', '-Y', folder, '-w', folder],
+  writeFileSync(file, configuration);
+  if (credentials) writeFileSync(join(folder, 'tls.cfg'), tlsConfiguration(credentials));
+  const child = spawn(
+    PROGRAM,
+    ['-DD', '-E', '-f', file, '-L', MODULES, '-m', '256', '-M', '16', '-Y', folder, '-w', folder],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );
+  let output = '';
   for (const stream of [child.stdout, child.stderr]) {
-    stream?.setEncoding('utf8').on('data', (chunk: string) => {
-      output = (output + chunk).slice(-50_000);
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      output = (output + chunk).slice(-OUTPUT_CHARS_MAX);
     });
   }
-  const gone = new Promise<void>((resolve) => child.on('exit', () => resolve()));
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
-  return {
-    port: options.port,
-    log: () => output + readFileSync(log, 'utf8'),
-    stop: async () => {
-      child.kill('SIGTERM');
-      const timer = setTimeout(() => child.kill('SIGKILL'), 5_000);
-      await gone;
-      clearTimeout(timer);
-      rmSync(folder, { recursive: true, force: true });
-    },
+  const stop = stopper(child, folder);
+  const deadlineMs = Date.now() + READY_MS_MAX;
+  for (const listener of listenersOf(configuration)) {
+    while (!(await answers(listener))) {
+      if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadlineMs) {
+        await stop();
+        const { transport, port } = listener;
+        throw new Error(`kamailio does not answer at ${transport} port ${port}:\n${output}`);
+      }
+      await sleepMs(PROBE_AGAIN_MS);
+    }
+  }
+  return { pid: child.pid ?? 0, log: () => output, stop };
+}
+
+/** SIGTERM, as it takes its own processes with it; whatever ends us ends it too. */
+function stopper(child: ChildProcess, folder: string): () => Promise<void> {
+  const kill = (): void => void child.kill('SIGTERM');
+  process.once('exit', kill);
+  const gone = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+    child.once('error', () => resolve());
+  });
+  return async () => {
+    kill();
+    const timer = setTimeout(() => {
+      for (const pid of childrenOf(child.pid ?? 0)) process.kill(pid, 'SIGKILL');
+      child.kill('SIGKILL');
+    }, STOP_MS_MAX);
+    await gone;
+    clearTimeout(timer);
+    process.off('exit', kill);
+    rmSync(folder, { recursive: true, force: true });
   };
 }
 
-function configuration(options: CarrierOptions): string {
-  const { port, domain, username, password, expiresMinS = 0 } = options;
-  return `
-debug=2
-log_stderror=yes
-fork=yes
-children=1
-disable_tcp=yes
-listen=udp:127.0.0.1:${port}
-alias="${domain}"
-mpath="${MODULES}"
-loadmodule "tm.so"
-loadmodule "rr.so"
-loadmodule "pv.so"
-loadmodule "sl.so"
-loadmodule "xlog.so"
-loadmodule "maxfwd.so"
-loadmodule "textops.so"
-loadmodule "siputils.so"
-loadmodule "usrloc.so"
-loadmodule "registrar.so"
-loadmodule "auth.so"
-modparam("usrloc", "db_mode", 0)
-modparam("registrar", "min_expires", 0)
-modparam("registrar", "default_expires", 3600)
-request_route {
-  if (is_method("REGISTER")) {
-    if (!pv_www_authenticate("${domain}", "${password}", "0")) {
-      www_challenge("${domain}", "1");
-      exit;
-    }
-    if ($au != "${username}") { sl_send_reply("403", "Forbidden"); exit; }
-    if (${expiresMinS} > 0 && $hdr(Expires) != "0" && $(hdr(Expires){s.int}) < ${expiresMinS}) {
-      append_to_reply("Min-Expires: ${expiresMinS}\\r\\n");
-      sl_send_reply("423", "Interval Too Brief");
-      exit;
-    }
-    if (!save("location")) sl_reply_error();
-    xlog("L_ERR", "REG $tU expires $hdr(Expires) contact $ct\\n");
-    exit;
-  }
-  if (is_method("CANCEL")) { if (t_check_trans()) t_relay(); exit; }
-  if (has_totag()) {
-    if (loose_route()) { t_relay(); exit; }
-    if (is_method("ACK")) { if (t_check_trans()) t_relay(); exit; }
-    sl_send_reply("404", "Not here");
-    exit;
-  }
-  t_check_trans();
-  if (is_method("INVITE")) {
-    record_route();
-    # As carriers do: what was dialled stays in To, the Request-URI becomes the contact.
-    $rU = "${username}";
-    $rd = "${domain}";
-    if (!lookup("location")) { sl_send_reply("404", "Not registered"); exit; }
-    if (!t_relay()) sl_reply_error();
-    exit;
-  }
-  sl_send_reply("200", "OK");
+interface Listener {
+  readonly transport: string;
+  readonly host: string;
+  readonly port: number;
 }
+
+function listenersOf(configuration: string): Listener[] {
+  const lines = configuration.matchAll(/^listen=(udp|tcp|tls):([^:\s]+):(\d+)/gm);
+  return [...lines].map(([, transport = '', host = '', port]) => {
+    return { transport, host, port: Number(port) };
+  });
+}
+
+/** One OPTIONS that goes no further than here, whatever the configuration does with others. */
+function answers(listener: Listener): Promise<boolean> {
+  const { transport, host, port } = listener;
+  const options = [
+    `OPTIONS sip:${host}:${port} SIP/2.0`,
+    `Via: SIP/2.0/${transport.toUpperCase()} ${host}:9;branch=z9hG4bK${Date.now()};rport`,
+    `From: <sip:ready@${host}>;tag=1`,
+    `To: <sip:${host}:${port}>`,
+    `Call-ID: ready-${Date.now()}@${host}`,
+    'CSeq: 1 OPTIONS',
+    'Max-Forwards: 0',
+    'Content-Length: 0',
+    '\r\n',
+  ].join('\r\n');
+  return transport === 'udp'
+    ? answersDatagram(listener, options)
+    : answersStream(listener, options);
+}
+
+function answersDatagram({ host, port }: Listener, options: string): Promise<boolean> {
+  const socket = createSocket('udp4');
+  return new Promise<boolean>((resolve) => {
+    const timer = setTimeout(() => resolve(false), PROBE_MS);
+    socket.once('message', () => {
+      clearTimeout(timer);
+      resolve(true);
+    });
+    socket.send(options, port, host);
+  }).finally(() => socket.close());
+}
+
+function answersStream({ transport, host, port }: Listener, options: string): Promise<boolean> {
+  // Whether its certificate is good is asked by those it is for.
+  const socket =
+    transport === 'tls'
+      ? connectTls({ host, port, rejectUnauthorized: false })
+      : connectTcp({ host, port });
+  return new Promise<boolean>((resolve) => {
+    socket.setTimeout(PROBE_MS, () => resolve(false));
+    socket.once('error', () => resolve(false));
+    socket.once('close', () => resolve(false));
+    socket.once('data', () => resolve(true));
+    socket.write(options);
+  }).finally(() => socket.destroy());
+}
+
+function sleepMs(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function tlsConfiguration({ certFile, keyFile, caFile }: Credentials): string {
+  const shown = [
+    'method = TLSv1.2+',
+    `certificate = ${certFile}`,
+    `private_key = ${keyFile}`,
+    `ca_list = ${caFile}`,
+  ].join('\n');
+  return `
+[server:default]
+${shown}
+verify_certificate = no
+require_certificate = no
+[client:default]
+${shown}
+verify_certificate = yes
+require_certificate = yes
 `;
 }
