@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { ADDON_PATH } from '../src/media/binding.ts';
+import type { House } from './support/house.ts';
 import { delay, header, type Phone } from './support/phone.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
 import {
@@ -15,13 +16,12 @@ import {
   CAROL_HZ,
   carol,
   gone,
-  type House,
   hearing,
   hears,
-  house,
   join,
   live,
   notifiedAs,
+  transferHouse,
 } from './support/transfer-house.ts';
 
 const skip = existsSync(ADDON_PATH) ? false : 'the media addon is not built';
@@ -31,7 +31,7 @@ for (const side of ['callee', 'caller'] as const) {
     `blind transfer by the ${side}: the other two talk, he is told`,
     { skip, timeout: 25_000 },
     async (t) => {
-      const scene = await house(t);
+      const scene = await transferHouse(t);
       const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
       if (side === 'callee') await join(scene, b, a);
       else await join(scene, a, b);
@@ -66,7 +66,7 @@ t.test(
   'a blind transfer that fails leaves the two as they were',
   { skip, timeout: 25_000 },
   async (t) => {
-    const scene = await house(t);
+    const scene = await transferHouse(t);
     const [a, b] = [await alice(scene), await bob(scene)];
     const c = await carol(scene, { onInvite: 486 });
     await join(scene, b, a);
@@ -92,7 +92,7 @@ for (const side of ['callee', 'caller'] as const) {
     `who refers and hangs up at once (${side}) leaves them to talk`,
     { skip, timeout: 25_000 },
     async (t) => {
-      const scene = await house(t);
+      const scene = await transferHouse(t);
       const [a, b] = [await alice(scene), await bob(scene)];
       const c = await carol(scene, { onInvite: 'ring' });
       if (side === 'callee') await join(scene, b, a);
@@ -119,7 +119,7 @@ t.test(
   'who is left while it rings, and it fails, is let go',
   { skip, timeout: 25_000 },
   async (t) => {
-    const scene = await house(t);
+    const scene = await transferHouse(t);
     const [a, b] = [await alice(scene), await bob(scene)];
     const c = await carol(scene, { onInvite: 'ring' });
     await join(scene, a, b);
@@ -225,7 +225,7 @@ for (const ways of ['called by one', 'calling both', 'called by both'] as const)
     `attended transfer between three phones, ${ways}`,
     { skip, timeout: 25_000 },
     async (t) => {
-      const scene = await house(t);
+      const scene = await transferHouse(t);
       // One telephone with two lines: two phones with one voice.
       const [first, second] = [await alice(scene), await alice(scene)];
       const [b, c] = [await bob(scene), await carol(scene)];
@@ -266,7 +266,7 @@ t.test(
   'an attended transfer that fails: he is told so, the app nothing, and they talk on',
   { skip, timeout: 25_000 },
   async (t) => {
-    const scene = await house(t);
+    const scene = await transferHouse(t);
     const [a, b] = [await alice(scene), await bob(scene)];
     const c = await carol(scene, { onInvite: 481 });
     await join(scene, b, a);
@@ -291,7 +291,7 @@ t.test(
   'Replaces of somebody else’s dialog goes into our INVITE',
   { skip, timeout: 25_000 },
   async (t) => {
-    const scene = await house(t);
+    const scene = await transferHouse(t);
     const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
     await join(scene, b, a);
     const named = encodeURIComponent('other@there;to-tag=x;from-tag=y');
@@ -305,7 +305,7 @@ t.test(
 );
 
 t.test('an INVITE with Replaces takes a place in a call', { skip, timeout: 25_000 }, async (t) => {
-  const scene = await house(t);
+  const scene = await transferHouse(t);
   const [a, b] = [await alice(scene), await bob(scene)];
   await join(scene, b, a);
   const c = await carol(scene, { headers: [`Replaces: ${a.replaces}`, 'Require: replaces'] });
@@ -326,7 +326,7 @@ t.test('an INVITE with Replaces takes a place in a call', { skip, timeout: 25_00
 });
 
 t.test('where policy refuses, nothing changes', { skip, timeout: 25_000 }, async (t) => {
-  const scene = await house(t, { TANDEM_SIP_REFER: 'refuse' });
+  const scene = await transferHouse(t, { TANDEM_SIP_REFER: 'refuse' });
   const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
   await join(scene, b, a);
   t.match((await a.refer(`<${c.uri}>`)).firstLine, '603');
@@ -335,7 +335,7 @@ t.test('where policy refuses, nothing changes', { skip, timeout: 25_000 }, async
 });
 
 t.test('the application decides: referUrl', { skip, timeout: 25_000 }, async (t) => {
-  const scene = await house(t, { TANDEM_SIP_REFER: 'application' });
+  const scene = await transferHouse(t, { TANDEM_SIP_REFER: 'application' });
   for (const side of ['callee', 'caller'] as const) {
     const [a, b, c] = [await alice(scene), await bob(scene), await carol(scene)];
     scene.app.on('/refer', () => `<Response><Dial><Sip>${c.uri}</Sip></Dial></Response>`);
@@ -367,7 +367,7 @@ t.test(
   '<Refer> hands the caller over, and says how it went',
   { skip, timeout: 25_000 },
   async (t) => {
-    const scene = await house(t);
+    const scene = await transferHouse(t);
     const { app, gateway } = scene;
     app.on('/voice', () => {
       return '<Response><Refer action="/referred"><Sip>sip:carol@example.com?X-Why=1</Sip></Refer></Response>';
@@ -410,7 +410,7 @@ t.test('SIPp refers: taken and refused', { skip: SIPP_SKIP }, async (t) => {
     ['accept', 'refer-taken'],
     ['refuse', 'refer-refused'],
   ] as const) {
-    const scene = await house(t, { TANDEM_SIP_REFER: policy });
+    const scene = await transferHouse(t, { TANDEM_SIP_REFER: policy });
     const [b, c] = [await bob(scene), await carol(scene)];
     scene.app.on('/voice', () => `<Response><Dial><Sip>${b.uri}</Sip></Dial></Response>`);
     const run = startSipp({

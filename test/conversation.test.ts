@@ -5,44 +5,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
-import { type AppServer, startAppServer } from './support/app-server.ts';
+import t from 'tap';
 import { Baresip, hasBaresip } from './support/baresip.ts';
-import { startGateway, TEST_TOKEN, type TestGateway } from './support/gateway.ts';
-import { delay, type Phone, type PhoneOptions, startPhone } from './support/phone.ts';
+import { house } from './support/house.ts';
+import { delay } from './support/phone.ts';
 import { find, readWav, rms, segmentalSnr, tone, toneShare } from './support/sound.ts';
 
 const MEDIA = fileURLToPath(new URL('../../shared/data/media/', import.meta.url));
-
-interface House {
-  readonly app: AppServer;
-  readonly gateway: TestGateway;
-  phone(options?: PhoneOptions): Promise<Phone>;
-}
-
-async function house(t: Test): Promise<House> {
-  const app = await startAppServer({ authToken: TEST_TOKEN });
-  const gateway = await startGateway({
-    TANDEM_APP_URL: `${app.base}/voice`,
-    TANDEM_APP_STATUS_CALLBACK_URL: `${app.base}/status`,
-  });
-  app.on('/status', () => '<Response/>');
-  const phones: Phone[] = [];
-  t.teardown(async () => {
-    await Promise.all(phones.map((phone) => phone.close()));
-    await gateway.stop();
-    await app.close();
-  });
-  return {
-    app,
-    gateway,
-    phone: async (options) => {
-      const phone = await startPhone(options);
-      phones.push(phone);
-      return phone;
-    },
-  };
-}
 
 const GATHER =
   '<Response><Gather numDigits="1" action="/digit" timeout="10"><Say>Press a key</Say></Gather></Response>';

@@ -15,6 +15,7 @@ import { freePort, startGateway, TEST_TOKEN, type TestGateway } from './support/
 import { hasKamailio } from './support/kamailio.ts';
 import { type Carrier, startCarrier } from './support/kamailio-carrier.ts';
 import { delay, header, type Phone, startPhone } from './support/phone.ts';
+import { makePhoneDomain } from './support/phone-domain.ts';
 import { credentials } from './support/registrar-world.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
 
@@ -40,22 +41,10 @@ async function house(t: Test, environment: Record<string, string> = {}): Promise
     await gateway.stop();
     await app.close();
   });
-  const make = async (path: string, form: Record<string, string>): Promise<string> => {
-    const { status, json, text } = await gateway.rest('POST', `SIP/${path}.json`, form);
-    if (status !== 201) throw new Error(`${path}: ${status} ${text}`);
-    return json.sid;
-  };
-  const listSid = await make('CredentialLists', { FriendlyName: 'phones' });
-  for (const Username of ['alice', 'bob']) {
-    await make(`CredentialLists/${listSid}/Credentials`, { Username, Password: PASSWORD });
-  }
-  const domainSid = await make('Domains', {
-    DomainName: DOMAIN,
-    SipRegistration: 'true',
-    VoiceUrl: `${app.base}/voice`,
-  });
-  await make(`Domains/${domainSid}/Auth/Registrations/CredentialListMappings`, {
-    CredentialListSid: listSid,
+  const { listSid } = await makePhoneDomain(gateway, {
+    name: DOMAIN,
+    password: PASSWORD,
+    form: { VoiceUrl: `${app.base}/voice` },
   });
   await settled();
   return { app, gateway, listSid };

@@ -29,6 +29,7 @@ import {
   type TestGateway,
 } from './support/gateway.ts';
 import { delay } from './support/phone.ts';
+import { makePhoneDomain } from './support/phone-domain.ts';
 import { hasSipp, startSipp } from './support/sipp.ts';
 
 const DOMAIN = 'phones.example';
@@ -49,22 +50,10 @@ async function house(t: Test, environment: Record<string, string> = {}): Promise
     await gateway.stop();
     await app.close();
   });
-  const make = async (path: string, form: Record<string, string>): Promise<string> => {
-    const { status, json, text } = await gateway.rest('POST', `SIP/${path}.json`, form);
-    if (status !== 201) throw new Error(`${path}: ${status} ${text}`);
-    return json.sid;
-  };
-  const listSid = await make('CredentialLists', { FriendlyName: 'phones' });
-  for (const Username of ['alice', 'bob']) {
-    await make(`CredentialLists/${listSid}/Credentials`, { Username, Password: PASSWORD });
-  }
-  const domainSid = await make('Domains', {
-    DomainName: DOMAIN,
-    SipRegistration: 'true',
-    RegistrationCallbackUrl: `${app.base}/phones`,
-  });
-  await make(`Domains/${domainSid}/Auth/Registrations/CredentialListMappings`, {
-    CredentialListSid: listSid,
+  const { domainSid } = await makePhoneDomain(gateway, {
+    name: DOMAIN,
+    password: PASSWORD,
+    form: { RegistrationCallbackUrl: `${app.base}/phones` },
   });
   await delay(150);
   const set = async (form: Record<string, string>): Promise<void> => {

@@ -6,6 +6,7 @@
 import { existsSync } from 'node:fs';
 import t, { type Test } from 'tap';
 import { ADDON_PATH } from '../src/media/binding.ts';
+import type { House } from './support/house.ts';
 import { delay, type Phone, type SipIn } from './support/phone.ts';
 import {
   ALICE_HZ,
@@ -15,13 +16,12 @@ import {
   CAROL_HZ,
   carol,
   gone,
-  type House,
   hearing,
   hears,
-  house,
   join,
   live,
   notifiedAs,
+  transferHouse,
 } from './support/transfer-house.ts';
 
 const options = {
@@ -41,7 +41,7 @@ interface Scene extends House {
 
 /** Two calls, each in a worker of its own: the second goes where there is less to do. */
 async function twoCalls(t: Test, environment: Record<string, string> = {}): Promise<Scene> {
-  const scene = await house(t, { TANDEM_MEDIA_WORKERS: '2', ...environment });
+  const scene = await transferHouse(t, { TANDEM_MEDIA_WORKERS: '2', ...environment });
   const [first, second] = [await alice(scene), await alice(scene)];
   const [b, c] = [await bob(scene), await carol(scene)];
   await join(scene, b, first);

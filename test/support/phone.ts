@@ -10,6 +10,8 @@ import { decodeUlaw, encodeUlaw, type Sound } from './sound.ts';
 const KEYS = '0123456789*#ABCD';
 const FRAME = 160;
 const FRAME_MS = 20;
+/** Longer than any protocol timer a test waits out (64 * T1, 32 s). */
+const WAIT_MS_MAX = 60_000;
 const EVENT_TYPE = 101;
 
 export interface SipIn {
@@ -224,10 +226,25 @@ export class Phone {
     this.keysHeard.length = 0;
   }
 
+  /** Rejects after `WAIT_MS_MAX`, with what came instead. */
   waitFor(match: (message: SipIn) => boolean): Promise<SipIn> {
     const known = this.received.find(match);
     if (known) return Promise.resolve(known);
-    return new Promise((resolve) => this.#waiters.push({ match, resolve }));
+    const waiting = new Promise<SipIn>((resolve, reject) => {
+      const late = setTimeout(() => {
+        const seen = this.received.map(({ firstLine }) => firstLine).join(' | ');
+        reject(new Error(`what was waited for does not come; came: ${seen || 'nothing'}`));
+      }, WAIT_MS_MAX);
+      late.unref();
+      const settle = (message: SipIn): void => {
+        clearTimeout(late);
+        resolve(message);
+      };
+      this.#waiters.push({ match, resolve: settle });
+    });
+    // Who does not ask for the outcome any more is not told.
+    waiting.catch(() => {});
+    return waiting;
   }
 
   async close(): Promise<void> {

@@ -1,48 +1,23 @@
 /**
- * A gateway whose application joins two phones, three people with a voice of their own, and who
- * hears whom: what transfers are tried in.
+ * An application that joins two phones, three people with a voice of their own, and who hears
+ * whom: what transfers are tried in.
  */
 import t, { type Test } from 'tap';
-import { type AppServer, startAppServer } from './app-server.ts';
-import { startGateway, TEST_TOKEN, type TestGateway } from './gateway.ts';
-import { delay, type Phone, type PhoneOptions, startPhone } from './phone.ts';
+import { type House, house } from './house.ts';
+import { delay, type Phone, type PhoneOptions } from './phone.ts';
 import { tone, toneShare } from './sound.ts';
 
 export const ALICE_HZ = 600;
 export const BOB_HZ = 700;
 export const CAROL_HZ = 1100;
 
-export interface House {
-  readonly app: AppServer;
-  readonly gateway: TestGateway;
-  phone(options?: PhoneOptions): Promise<Phone>;
-}
-
-export async function house(t: Test, environment: Record<string, string> = {}): Promise<House> {
-  const app = await startAppServer({ authToken: TEST_TOKEN });
-  const gateway = await startGateway({
-    TANDEM_APP_URL: `${app.base}/voice`,
-    TANDEM_APP_STATUS_CALLBACK_URL: `${app.base}/status`,
+/** A house in which whoever is in a call may transfer it. */
+export function transferHouse(t: Test, environment: Record<string, string> = {}): Promise<House> {
+  return house(t, {
     TANDEM_SIP_REFER: 'accept',
     TANDEM_DRAIN_DEADLINE_MS: '0',
     ...environment,
   });
-  app.on('/status', () => '<Response/>');
-  const phones: Phone[] = [];
-  t.teardown(async () => {
-    await Promise.all(phones.map((phone) => phone.close()));
-    await gateway.stop();
-    await app.close();
-  });
-  return {
-    app,
-    gateway,
-    phone: async (options) => {
-      const phone = await startPhone(options);
-      phones.push(phone);
-      return phone;
-    },
-  };
 }
 
 /** `caller` dials through the application, which dials `callee`; they talk. */
