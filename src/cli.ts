@@ -47,6 +47,7 @@ const OPTIONS = {
   transport: { type: 'string' },
   sdp: { type: 'string' },
   undo: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
 } as const;
 
 type Values = ReturnType<
@@ -57,7 +58,7 @@ async function main(): Promise<number> {
   const given = readArguments();
   if (given === null) return 2;
   const { values, positionals } = given;
-  const [command = 'help', subject] = positionals;
+  const [command = 'help', subject] = values.help === true ? [] : positionals;
   switch (command) {
     case 'start': {
       // Loaded only here: the other commands answer without the store and the engine.

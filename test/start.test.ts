@@ -325,6 +325,14 @@ t.test('the command line says what is wrong and what to do', async (t) => {
   }
 });
 
+t.test('help is shown to who asks for it, wherever it stands', async (t) => {
+  for (const words of [['help'], ['--help'], ['call', '--help'], ['start', '-h']]) {
+    const ran = await tandem(words);
+    t.match(ran, { code: 0, stderr: '' }, words.join(' '));
+    t.match(ran.stdout, 'tandem call <uri|number>', words.join(' '));
+  }
+});
+
 t.test('another server on the port of the gateway is named as such', async (t) => {
   const other = createHttpServer((_request, response) => response.end('<html>'));
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
